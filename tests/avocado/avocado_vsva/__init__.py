@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""
+Base class of the end-to-end tests, in the style of avocado_qemu.
+
+A test is real QEMU, the real backend and a real guest. Bodies use nothing of avocado but the base class, so
+"python -m unittest" runs them too. What the processes have said is kept, for a failed test, in one folder whose
+name is printed.
+"""
+
+import functools
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from unittest import SkipTest
+
+import avocado
+
+from . import migration
+from .backend import Backend
+from .environment import Environment
+from .vm import Vm
+
+KEEP = os.environ.get("VSVA_KEEP_LOGS") == "1"
+
+
+def _keep_logs_on_failure(test):
+    @functools.wraps(test)
+    def run(self):
+        try:
+            test(self)
+        except (SkipTest, avocado.TestCancel):
+            raise
+        except BaseException:
+            self.failed = True
+            print(f"logs of the failed test: {self.folder}", file=sys.stderr, flush=True)
+            raise
+    return run
+
+
+class VsvaTest(avocado.Test):
+    """
+    :avocado: tags=arch:aarch64,machine:virt,vsva
+    """
+
+    timeout = 300
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        for name, member in list(vars(cls).items()):
+            if name.startswith("test_"):
+                setattr(cls, name, _keep_logs_on_failure(member))
+
+    def setUp(self):
+        self.environment = Environment.load()
+        self.failed = False
+        self.processes = []
+        self.folder = self.environment.out / "tests" / f"{type(self).__name__}.{self._testMethodName}"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        self.sockets = Path(tempfile.mkdtemp(prefix="vsva-"))
+
+    def tearDown(self):
+        for stop in reversed(self.processes):
+            stop()
+        shutil.rmtree(self.sockets, ignore_errors=True)
+        if not (self.failed or KEEP):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def new_backend(self, name="source", *options):
+        backend = Backend(self.environment.backend, f"{name}-backend", self.folder, self.sockets, options)
+        self.processes.append(backend.stop)
+        return backend
+
+    def new_vm(self, name="source", **options):
+        vm = Vm(self.environment, name, self.folder, **options)
+        self.processes.append(vm.quit)
+        return vm
+
+    def new_pair(self, source_backend=(), destination_backend=(), **options):
+        """A booted source and a waiting destination, each with a backend of its own."""
+        source = self.new_source(*source_backend, **options)
+        return source, self.new_destination(*destination_backend, **options)
+
+    def new_source(self, *backend_options, **options):
+        return self.new_vm("source", backend=self.new_backend("source", *backend_options), **options).boot()
+
+    def new_destination(self, *backend_options, name="destination", **options):
+        return self.new_vm(name, backend=self.new_backend(name, *backend_options), incoming=True, **options)
+
+    def uri(self, destination):
+        return f"unix:{self.sockets / destination.name}-migration.sock"
+
+    def start_migration(self, source, destination, parameters=None, **capabilities):
+        return migration.start(source, destination, self.uri(destination), parameters, **capabilities)
+
+    def assert_migrated(self, source, destination, since):
+        status = migration.wait_status(source, since)
+        self.assertEqual(status, "completed", migration.reason(source))
+        migration.resumed_at(destination)
+
+    def assert_all_done(self, vm, count=None):
+        """Every request has ended well: once, in order, with the right data."""
+        vm.guest.wait("idle")
+        result = vm.guest.verify()
+        for key in ("wrong_data", "wrong_crc", "not_once", "out_of_order", "missing"):
+            self.assertEqual(result[key], 0, result)
+        if count is not None:
+            self.assertEqual(result["checked"], count, result)
+        return result
+
+    def hold_faults(self, vm, count, device=0):
+        """Start requests whose page faults the guest does not answer until it is told so."""
+        vm.guest.cmd("hold on")
+        answer = vm.guest.cmd(f"dma {device} {count} src=warm dst=held")
+        vm.guest.wait(f"waiters={count}")
+        return answer

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""The vhost-user-vsva process and its event log."""
+
+import json
+import os
+import subprocess
+
+from .journal import Journal, LineReader
+
+
+class Backend:
+    """Started at once; ready (socket bound, listening) when the constructor returns."""
+
+    def __init__(self, binary, name, folder, sockets, options=()):
+        self.name = name
+        self.socket_path = sockets / f"{name}.sock"
+        self.events = Journal(f"{name} event log")
+        self.log_path = folder / f"{name}.log"
+        self._reader, writer = os.pipe()
+        command = [str(binary), "--socket-path", str(self.socket_path), "--event-log", f"/dev/fd/{writer}",
+                   "--log-level", "debug", *options]
+        with open(self.log_path, "ab") as log:
+            log.write((" ".join(command) + "\n").encode())
+            log.flush()
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                            pass_fds=(writer,))
+        os.close(writer)
+        LineReader(self._reader, folder / f"{name}-events.jsonl", self.events, self._parse)
+        try:
+            self.wait("listening", 10)
+        except Exception:
+            self.kill()
+            raise
+
+    @staticmethod
+    def _parse(line):
+        if not line:
+            return None
+        record = json.loads(line)
+        record["time"] = record.pop("t_us") / 1e6
+        return record
+
+    def wait(self, event, timeout, since=0, **ids):
+        def match(record):
+            return record["event"] == event and all(record.get(key) == value for key, value in ids.items())
+        return self.events.wait(match, f"{event} {ids or ''}".strip(), timeout, since)[1]
+
+    def find(self, event, since=0):
+        return [record for record in self.events.all(since) if record["event"] == event]
+
+    def kill(self):
+        """End it as a crash would."""
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait(10)
+
+    def stop(self):
+        """End it as an administrator would; its exit status."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            return self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait(10)

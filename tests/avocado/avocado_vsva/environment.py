@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""Where the programs under test are: set by test-vm/, or by hand."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLES = {
+    "qemu": ("VSVA_QEMU", "the patched qemu-system-aarch64"),
+    "kernel": ("VSVA_KERNEL", "the guest kernel's Image"),
+    "initrd": ("VSVA_INITRD", "the guest's initramfs"),
+    "backend": ("VSVA_BACKEND", "the vhost-user-vsva binary"),
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    qemu: Path
+    kernel: Path
+    initrd: Path
+    backend: Path
+    out: Path
+
+    @classmethod
+    def load(cls):
+        found, missing = {}, []
+        for field, (variable, meaning) in VARIABLES.items():
+            path = Path(os.environ.get(variable, ""))
+            if path.is_file():
+                found[field] = path.resolve()
+            else:
+                missing.append(f"{variable} ({meaning})")
+        if missing:
+            raise FileNotFoundError("not set or not a file: " + ", ".join(missing) + "; test-vm/check sets all of them")
+        out = Path(os.environ.get("VSVA_OUT", "vsva-out")).resolve()
+        return cls(out=out, **found)

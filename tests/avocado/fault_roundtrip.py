@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""A DMA fault of a guest process makes its round trip, with the backend and without it."""
+
+from avocado_vsva import VsvaTest
+
+ALL_FRESH = "src=fresh dst=fresh"
+
+
+class FaultRoundTrip(VsvaTest):
+    """
+    :avocado: tags=arch:aarch64,machine:virt,device:vhost-user-vsva,faults
+    """
+
+    def assert_backend_answered_all(self, backend):
+        faults, answers = backend.find("fault_read"), backend.find("answer_written")
+        self.assertEqual(sorted(fault["stag"] for fault in faults), sorted(answer["stag"] for answer in answers))
+        self.assertEqual({answer["code"] for answer in answers}, {0})
+        return len(faults)
+
+    def test_dma_to_untouched_memory_with_backend_is_answered_by_guest(self):
+        source = self.new_source()
+        source.guest.cmd(f"dma 0 16 {ALL_FRESH}")
+        self.assert_all_done(source, 16)
+        device = source.guest.cmd("status")["device"]
+        self.assertGreaterEqual(device["faults"], 32)
+        status = source.qmp.cmd("query-vsva")[0]
+        self.assertEqual((status["id"], status["connected"], status["migratable"], status["outstanding"]),
+                         ("vsva0", True, True, 0))
+
+    def test_dma_to_untouched_memory_without_backend_is_answered_by_guest(self):
+        vm = self.new_vm("stall-model").boot()
+        vm.guest.cmd(f"dma 0 16 {ALL_FRESH}")
+        self.assert_all_done(vm, 16)
+        self.assertGreaterEqual(vm.guest.cmd("status")["device"]["faults"], 32)
+
+    def test_faults_of_one_device_with_backend_are_each_answered_once(self):
+        backend = self.new_backend()
+        vm = self.new_vm(backend=backend).boot()
+        vm.guest.cmd(f"dma 0 200 {ALL_FRESH} len=8192")
+        self.assert_all_done(vm, 200)
+        vm.quit()
+        backend.wait("disconnected", 10)
+        self.assertGreaterEqual(self.assert_backend_answered_all(backend), 400)
+
+    def test_faults_of_two_devices_in_one_vm_are_each_answered_once(self):
+        backend = self.new_backend()
+        vm = self.new_vm(backend=backend, test_devices=2).boot()
+        self.assertEqual(vm.guest.cmd("hello")["devices"], 2)
+        vm.guest.cmd(f"dma 0 50 {ALL_FRESH}")
+        vm.guest.cmd(f"dma 1 50 {ALL_FRESH}")
+        self.assert_all_done(vm, 100)
+        sids = {entry["sid"] for entry in vm.qmp.cmd("query-vsva")[0]["devices"]}
+        self.assertEqual(sids, {0x10 << 3, 0x11 << 3})
+        vm.quit()
+        backend.wait("disconnected", 10)
+        self.assert_backend_answered_all(backend)
+        self.assertEqual({fault["sid"] for fault in backend.find("fault_read")}, sids)
+
+    def test_64_faults_with_event_queue_of_4_entries_are_not_lost(self):
+        vm = self.new_vm(backend=self.new_backend(),
+                         smmu={"stall": "on", "ssidsize": 8, "x-eventq-log2size": 2}).boot()
+        self.hold_faults(vm, 64)
+        self.assertEqual(vm.qmp.cmd("query-vsva")[0]["outstanding"], 64)
+        vm.guest.cmd("hold off")
+        self.assert_all_done(vm, 64)
+
+    def test_64_faults_with_event_queue_of_4_entries_and_no_backend_are_not_lost(self):
+        vm = self.new_vm(smmu={"stall": "on", "ssidsize": 8, "x-eventq-log2size": 2}).boot()
+        self.hold_faults(vm, 64)
+        vm.guest.cmd("hold off")
+        self.assert_all_done(vm, 64)
+
+    def test_load_with_event_queue_of_4_entries_loses_no_fault(self):
+        vm = self.new_vm(backend=self.new_backend(),
+                         smmu={"stall": "on", "ssidsize": 8, "x-eventq-log2size": 2}).boot()
+        vm.guest.cmd(f"dma 0 2000 {ALL_FRESH}")
+        self.assert_all_done(vm, 2000)
+
+    def test_backend_disconnect_in_running_vm_is_reported_by_event(self):
+        backend = self.new_backend()
+        vm = self.new_vm(backend=backend).boot()
+        backend.kill()
+        self.assertEqual(vm.qmp.wait("VSVA_BACKEND_DISCONNECTED", 10).data["id"], "vsva0")
+        self.assertEqual(vm.guest.cmd("hello")["devices"], 1)
+
+    def test_info_vsva_with_one_device_names_its_stream(self):
+        source = self.new_source()
+        text = source.qmp.hmp("info vsva")
+        self.assertIn("vsva0", text)
+        self.assertIn("td0", text)
