@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""Shows a DMA fault's round trip through the backend, and a live migration in the middle of it. Run by test-vm/demo."""
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "avocado"))
+
+# pylint: disable=wrong-import-position
+import show                                                 # noqa: E402
+from report import write_report                             # noqa: E402
+from runs import run_a, run_b, run_plain                    # noqa: E402
+from timeline import write_timeline                         # noqa: E402
+from avocado_vsva.environment import Environment            # noqa: E402
+
+
+def main():
+    environment = Environment.load()
+    logs = environment.out / "logs"
+    shutil.rmtree(logs, ignore_errors=True)
+    logs.mkdir(parents=True)
+    sockets = Path(tempfile.mkdtemp(prefix="vsva-"))
+    try:
+        runs = []
+        for number, run in enumerate((run_a, run_b, run_plain), 1):
+            show.starting(number, run.__doc__)
+            runs.append(run(environment, logs, sockets))
+            show.run(runs[-1])
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+    report = write_report(environment.out / "report.json", runs)
+    write_timeline(environment.out / "timeline.svg", report)
+    show.summary(report, environment.out)
+    return 0 if report["outcome"] == "as expected" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""The three runs of the demo. Each is real QEMU with a real guest; A and B with the real backend."""
+
+from avocado_vsva import migration
+from avocado_vsva.backend import Backend
+from avocado_vsva.vm import Vm
+from record import Run
+from steps import follow
+
+DEADLINE = {"drain-timeout": 20000}
+LOAD_RATE = 400
+LOAD_LIMIT = 600
+QUEUED_BEFORE_ANSWER = 100
+
+
+class Pair:
+    """Source and destination, each with its backend; all are ended on the way out."""
+
+    def __init__(self, environment, logs, sockets, name, with_device=True, **vsva):
+        self.environment, self.sockets, self.name = environment, sockets, name
+        self.folder = logs / name
+        self.folder.mkdir()
+        self.with_device, self.vsva = with_device, vsva
+        self.stops = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for stop in reversed(self.stops):
+            stop()
+
+    def start(self, side, incoming):
+        backend = None
+        if self.with_device:
+            backend = Backend(self.environment.backend, f"{self.name}-{side}-backend", self.folder, self.sockets)
+            self.stops.append(backend.stop)
+        vm = Vm(self.environment, f"{self.name}-{side}", self.folder, backend=backend, incoming=incoming,
+                test_devices=1 if self.with_device else 0, vsva=self.vsva)
+        self.stops.append(vm.quit)
+        return vm, backend
+
+    @property
+    def uri(self):
+        return f"unix:{self.sockets}/{self.name}-migration.sock"
+
+
+def _begin(run, source):
+    """One DMA whose page fault the guest holds, and a stream of others that goes on all the time."""
+    source.guest.cmd("hold on")
+    request = source.guest.cmd("dma 0 1 len=4096 src=warm dst=held")
+    source.guest.wait("waiters=1")
+    run.note("guest", "fault_held", waiters=1, addr=int(request["dst"], 0))
+    source.guest.cmd(f"load 0 start rate={LOAD_RATE} limit={LOAD_LIMIT}")
+    run.note("guest", "load_started", rate=LOAD_RATE, limit=LOAD_LIMIT)
+    return int(request["dst"], 0)
+
+
+def _let_go(run, vm):
+    vm.guest.cmd("hold off")
+    run.note("guest", "hold_released")
+
+
+def _check(run, vm):
+    """Wait for the last request, then look at each one's data, checksum, count and order."""
+    vm.guest.wait(f"completed={LOAD_LIMIT + 1}", 60)
+    result = vm.guest.verify()
+    run.note("guest", "verified", **{key: value for key, value in result.items() if key not in ("time", "ok")})
+    run.require(result["checked"] == LOAD_LIMIT + 1, f"{result['checked']} DMAs checked, not {LOAD_LIMIT + 1}")
+    for key in ("wrong_data", "wrong_crc", "not_once", "out_of_order", "missing"):
+        run.require(result[key] == 0, f"{key}: {result[key]}")
+    run.counts["dmas"] = result["checked"]
+
+
+def _count(run):
+    backends = ("backend source", "backend destination")
+    for count, event in (("faults", "fault_read"), ("answers", "answer_written"),
+                         ("submissions_queued", "submission_queued"), ("replays", "replay")):
+        run.counts[count] = sum(len(run.find(backend, event)) for backend in backends)
+    run.require(run.counts["faults"] == run.counts["answers"], "not every fault was answered once")
+    run.require(run.counts["submissions_queued"] == run.counts["replays"],
+                "not every queued submission was replayed once")
+
+
+def _stopped_for(run):
+    stop = run.first("QEMU source", "STOP")
+    resume = run.first("QEMU destination", "RESUME")
+    return resume.time - stop.time if stop and resume else None
+
+
+def run_a(environment, logs, sockets):
+    """Run A, today's order: the vCPUs are stopped first, with a fault outstanding"""
+    run = Run("A", "without drain: vCPUs stop first", expected="failed")
+    with Pair(environment, logs, sockets, "a", **{"x-unsafe-no-drain": "on"}) as pair:
+        source, backend = pair.start("source", False)
+        destination, destination_backend = pair.start("destination", True)
+        source.boot()
+        address = _begin(run, source)
+        since = migration.start(source, destination, pair.uri)
+        run.outcome = migration.wait_status(source, since)
+        run.reason = migration.reason(source)
+        source.qmp.wait("RESUME", 30, since)
+        _let_go(run, source)
+        _check(run, source)
+        run.gather("source", source, backend)
+        run.gather("destination", destination, destination_backend)
+    run.require(run.first("QEMU source", "STOP"), "the vCPUs were not stopped")
+    run.require("td0" in run.reason, f"the reason does not name the device: {run.reason}")
+    run.steps = follow(run, address)
+    _count(run)
+    return run
+
+
+def run_b(environment, logs, sockets):
+    """Run B, the same moment with draining: the vCPUs stop after the device"""
+    run = Run("B", "with drain: faults are answered, then the vCPUs stop", expected="completed")
+    with Pair(environment, logs, sockets, "b", **DEADLINE) as pair:
+        source, backend = pair.start("source", False)
+        destination, destination_backend = pair.start("destination", True)
+        source.boot()
+        address = _begin(run, source)
+        since = migration.start(source, destination, pair.uri)
+        source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
+        backend.events.wait(lambda record: record["event"] == "submission_queued"
+                            and record["pending"] >= QUEUED_BEFORE_ANSWER,
+                            f"{QUEUED_BEFORE_ANSWER} queued submissions", 30)
+        _let_go(run, source)
+        run.outcome = migration.wait_status(source, since)
+        run.reason = migration.reason(source)
+        if run.outcome == "completed":
+            destination.qmp.wait("VSVA_RELEASED", 30)
+            _check(run, destination)
+            run.qemu_downtime_ms = source.qmp.cmd("query-migrate")["downtime"]
+        run.gather("source", source, backend)
+        run.gather("destination", destination, destination_backend)
+    drained, stop = run.first("QEMU source", "VSVA_DRAIN_COMPLETED"), run.first("QEMU source", "STOP")
+    run.require(drained and stop and drained.time <= stop.time, "the vCPUs stopped before the drain was complete")
+    tickets = [record.ids["ticket"] for record in run.find("backend destination", "replay")]
+    run.require(len(tickets) >= QUEUED_BEFORE_ANSWER, f"only {len(tickets)} submissions were replayed")
+    run.require(tickets == sorted(set(tickets)), "the replay was not in order")
+    run.downtime = _stopped_for(run)
+    run.steps = follow(run, address)
+    _count(run)
+    return run
+
+
+def run_plain(environment, logs, sockets):
+    """For comparison, the same VM without the device"""
+    run = Run("plain", "the same VM without the device", expected="completed")
+    with Pair(environment, logs, sockets, "plain", with_device=False) as pair:
+        source, _ = pair.start("source", False)
+        destination, _ = pair.start("destination", True)
+        source.boot()
+        since = migration.start(source, destination, pair.uri)
+        run.outcome = migration.wait_status(source, since)
+        run.reason = migration.reason(source)
+        if run.outcome == "completed":
+            migration.resumed_at(destination)
+            run.qemu_downtime_ms = source.qmp.cmd("query-migrate")["downtime"]
+        run.gather("source", source)
+        run.gather("destination", destination)
+    run.downtime = _stopped_for(run)
+    return run
