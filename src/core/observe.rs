@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the core tells its observer.
+
+use serde::Serialize;
+
+use crate::wire::{DrainFailedReason, LostReason, ResponseCode};
+
+/// Is told of every step of the core, for logs, traces and tests.
+///
+/// It is called from within the core's operations: it must be quick, and it need not allocate.
+pub trait Observer {
+    /// `observation` happened at `now_ns`.
+    fn observe(&mut self, now_ns: u64, observation: &Observation);
+}
+
+/// Observes nothing.
+impl Observer for () {
+    fn observe(&mut self, _now_ns: u64, _observation: &Observation) {}
+}
+
+impl<F: FnMut(u64, &Observation)> Observer for F {
+    fn observe(&mut self, now_ns: u64, observation: &Observation) {
+        self(now_ns, observation);
+    }
+}
+
+/// Why a fault record was answered INVALID without telling the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RefusedReason {
+    /// No attached device of this channel has its `dev_id`.
+    UnknownDevice,
+    /// Its PASID does not fit in an SSID.
+    PasidTooLarge,
+    /// Its group is larger than the device's limit, or was ended by a reset.
+    GroupRefused,
+}
+
+/// One step of the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "event")]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are named as in the protocol")]
+pub enum Observation {
+    /// A device was attached.
+    Attached { device: u32, sid: u32, channel: u32 },
+    /// A device was detached; so many faults were answered INVALID, so many submissions dropped.
+    Detached {
+        device: u32,
+        answered: u32,
+        dropped: u32,
+    },
+    /// A device was reset; so many faults were answered INVALID, so many submissions dropped.
+    DeviceReset {
+        device: u32,
+        answered: u32,
+        dropped: u32,
+    },
+    /// A fault channel ended or broke; so many faults were dropped.
+    ChannelLost {
+        channel: u32,
+        reason: LostReason,
+        dropped: u32,
+    },
+    /// A fault was read and has a STAG now.
+    FaultRead {
+        device: u32,
+        sid: u32,
+        ssid: Option<u32>,
+        stag: u16,
+        addr: u64,
+        write: bool,
+        channel: u32,
+        cookie: u32,
+    },
+    /// A fault record was answered INVALID at once.
+    FaultRefused {
+        channel: u32,
+        dev_id: u32,
+        cookie: u32,
+        reason: RefusedReason,
+    },
+    /// There is no room for the next record of a channel.
+    ChannelBlocked { channel: u32 },
+    /// The event of a fault was put on the event ring.
+    EventEmitted { device: u32, stag: u16, seq: u64 },
+    /// The guest answered a fault, so long after it was read.
+    GuestAnswered {
+        device: u32,
+        sid: u32,
+        stag: u16,
+        code: ResponseCode,
+        age_ns: u64,
+    },
+    /// The guest's answer matched nothing.
+    UnknownAnswer { sid: u32, stag: Option<u16> },
+    /// The answer to a group of so many faults was written to its channel.
+    AnswerWritten {
+        channel: u32,
+        cookie: u32,
+        code: ResponseCode,
+        faults: u32,
+    },
+    /// The kernel had aborted the faults of a group itself.
+    AnswerAborted {
+        channel: u32,
+        cookie: u32,
+        faults: u32,
+    },
+    /// A submission was queued.
+    Submitted { device: u32, ticket: u64 },
+    /// A submission came for a device that is not attached.
+    SubmissionDropped { device: u32, ticket: u64 },
+    /// A submission was replayed.
+    Replayed { device: u32, ticket: u64, seq: u64 },
+    /// A drain began.
+    DrainBegun { generation: u64, timeout_ms: u32 },
+    /// A device has no DMA in flight; `current` tells whether for the generation that drains.
+    DeviceQuiesced {
+        device: u32,
+        generation: u64,
+        current: bool,
+    },
+    /// Everything is drained; nothing has been sent yet.
+    DrainComplete {
+        generation: u64,
+        duration_ns: u64,
+        answered: u32,
+        pending: u32,
+    },
+    /// Something came up before DRAINED was sent; the drain goes on.
+    DrainResumed { generation: u64 },
+    /// A fault came up after DRAINED was sent.
+    FaultAfterDrained { generation: u64 },
+    /// The drain failed.
+    DrainFailed {
+        generation: u64,
+        reason: DrainFailedReason,
+        outstanding: u32,
+    },
+    /// RELEASE was taken, so many submissions are to be replayed.
+    ReleaseBegun { generation: u64, pending: u32 },
+    /// RELEASED was put on the event ring.
+    Released {
+        generation: u64,
+        next_ticket: u64,
+        replayed: u64,
+        seq: u64,
+    },
+    /// DRAINED was put on the event ring.
+    DrainedSent { generation: u64, seq: u64 },
+    /// DRAIN_FAILED was put on the event ring.
+    DrainFailedSent { generation: u64, seq: u64 },
+    /// DEVICE_LOST was put on the event ring.
+    DeviceLostSent { device: u32, seq: u64 },
+    /// A state was loaded.
+    Restored {
+        generation: u64,
+        pending: u32,
+        next_ticket: u64,
+    },
+}
