@@ -9,7 +9,7 @@ from steps import follow
 
 DEADLINE = {"drain-timeout": 20000}
 LOAD_RATE = 400
-LOAD_LIMIT = 600
+LOAD_TOTAL = 600
 QUEUED_BEFORE_ANSWER = 100
 
 
@@ -51,8 +51,8 @@ def _begin(run, source):
     request = source.guest.cmd("dma 0 1 len=4096 src=warm dst=held")
     source.guest.wait("waiters=1")
     run.note("guest", "fault_held", waiters=1, addr=int(request["dst"], 0))
-    source.guest.cmd(f"load 0 start rate={LOAD_RATE} limit={LOAD_LIMIT}")
-    run.note("guest", "load_started", rate=LOAD_RATE, limit=LOAD_LIMIT)
+    source.guest.cmd(f"load 0 start rate={LOAD_RATE} total={LOAD_TOTAL}")
+    run.note("guest", "load_started", rate=LOAD_RATE, total=LOAD_TOTAL)
     return int(request["dst"], 0)
 
 
@@ -63,10 +63,10 @@ def _let_go(run, vm):
 
 def _check(run, vm):
     """Wait for the last request, then look at each one's data, checksum, count and order."""
-    vm.guest.wait(f"completed={LOAD_LIMIT + 1}", 60)
+    vm.guest.wait(f"completed={LOAD_TOTAL + 1}", 60)
     result = vm.guest.verify()
     run.note("guest", "verified", **{key: value for key, value in result.items() if key not in ("time", "ok")})
-    run.require(result["checked"] == LOAD_LIMIT + 1, f"{result['checked']} DMAs checked, not {LOAD_LIMIT + 1}")
+    run.require(result["checked"] == LOAD_TOTAL + 1, f"{result['checked']} DMAs checked, not {LOAD_TOTAL + 1}")
     for key in ("wrong_data", "wrong_crc", "not_once", "out_of_order", "missing"):
         run.require(result[key] == 0, f"{key}: {result[key]}")
     run.counts["dmas"] = result["checked"]

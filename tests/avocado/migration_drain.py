@@ -89,7 +89,7 @@ class MigrationDrain(VsvaTest):
 
     def test_migration_10000_dmas_under_load_are_executed_once_in_order(self):
         source, destination = self.new_pair(vsva=NO_DEADLINE_IN_TEST)
-        source.guest.cmd("load 0 start rate=2000 limit=9999")
+        source.guest.cmd("load 0 start rate=2000 total=9999")
         source.guest.wait("completed=1000", 60)
         self.hold_one_under_load(source)
         since = self.start_migration(source, destination)
@@ -166,7 +166,7 @@ class MigrationDrain(VsvaTest):
 
     def test_migration_there_and_back_under_load_loses_nothing(self):
         source, middle = self.new_pair()
-        source.guest.cmd("load 0 start rate=500 limit=3000")
+        source.guest.cmd("load 0 start rate=500 total=3000")
         source.guest.wait("completed=200", 60)
         self.assert_migrated(source, middle, self.start_migration(source, middle))
         source.quit()
