@@ -10,7 +10,7 @@ from .qmp import Qmp
 
 TRACE_PATTERNS = ("vsva_*", "vhost_user_vsva*", "smmuv3_stall*", "smmuv3_deliver*", "smmuv3_cmd_resume*",
                   "smmuv3_cmd_stall*")
-READY = "vsva-guest: ready"
+READY, FAILED = "vsva-guest: ready", "vsva-guest: failed"
 
 
 class VmError(Exception):
@@ -88,7 +88,9 @@ class Vm:
 
     def boot(self, timeout=60):
         """Wait until the guest program serves commands."""
-        self.console.wait(lambda line: READY in line, f"'{READY}'", timeout)
+        line = self.console.wait(lambda line: READY in line or FAILED in line, f"'{READY}'", timeout)[1]
+        if FAILED in line:
+            raise VmError(f"{self.name}: {line}")
         self.guest.wait_ready(timeout)
         return self
 
