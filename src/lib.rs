@@ -4,7 +4,16 @@
 //! - [`wire`]: the records that cross a boundary of the process.
 //! - [`core`]: the state machine, without I/O.
 //! - [`state`]: the state stream.
+//! - [`backend`]: the shell around them: sockets, rings, threads.
+//! - [`sandbox`]: what the process gives up before it talks to anybody.
 
+#![deny(unsafe_code)]
+
+pub mod backend;
+pub mod config;
 pub mod core;
+pub mod error;
+pub mod sandbox;
 pub mod state;
+mod sys;
 pub mod wire;

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Parser, ValueEnum};
+use vhost_user_vsva::{
+    core::Limits,
+    sandbox::{SandboxMode, SeccompAction},
+};
+
+/// A vhost-user back-end that carries a passed-through device's DMA page faults between the host and
+/// the guest's SMMUv3, and drains them before a migration stops the vCPUs.
+#[derive(Clone, Debug, Parser)]
+#[command(version, about, long_about = None)]
+pub struct Args {
+    /// Listen on this UNIX socket. Without this and --fd, a socket from systemd is used.
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    pub socket_path: Option<PathBuf>,
+
+    /// Use this file descriptor, a listening UNIX socket, instead of --socket-path.
+    #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
+    pub fd: Option<i32>,
+
+    /// Print what this program can do as JSON and exit; every other option is ignored.
+    #[arg(long)]
+    pub print_capabilities: bool,
+
+    /// What to log to stderr; RUST_LOG, if set, wins.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log_level: log::LevelFilter,
+
+    /// Append every step of every fault, submission and drain to FILE, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    pub event_log: Option<PathBuf>,
+
+    /// The most devices that may be attached.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_devices)]
+    pub max_devices: u32,
+
+    /// The most faults that may be outstanding, over all devices. The guest's STAGs are 16 bits wide.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_faults)]
+    pub max_faults: u32,
+
+    /// The most submissions that may be pending, over all devices.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pending)]
+    pub max_pending: u32,
+
+    /// What to do about a system call that this program does not need.
+    #[arg(long, value_name = "ACTION", value_enum, default_value_t = Seccomp::Kill)]
+    pub seccomp: Seccomp,
+
+    /// How to confine the process besides seccomp.
+    #[arg(long, value_name = "MODE", value_enum, default_value_t = Sandbox::Landlock)]
+    pub sandbox: Sandbox,
+
+    /// Do not offer the feature bit VSVA_F_MIGRATION_BLOCKING: a front end then refuses to migrate.
+    /// For testing that refusal.
+    #[arg(long, alias = "x-no-migration-blocking", action = ArgAction::SetTrue)]
+    pub without_migration_blocking: bool,
+
+    /// Write and accept this version of the state stream only. For testing the refusal.
+    #[arg(long, value_name = "N", hide = true)]
+    pub x_state_version: Option<u16>,
+}
+
+/// The values of `--seccomp`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Seccomp {
+    /// No filter.
+    None,
+    /// End the process.
+    Kill,
+    /// Allow it, and let the kernel log it.
+    Log,
+    /// Send SIGSYS.
+    Trap,
+}
+
+/// The values of `--sandbox`.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Sandbox {
+    /// Give up all capabilities, and access to the file system and the network as far as the kernel
+    /// supports Landlock.
+    Landlock,
+    /// Only forbid to gain new privileges.
+    None,
+}
+
+impl From<Seccomp> for SeccompAction {
+    fn from(value: Seccomp) -> Self {
+        match value {
+            Seccomp::None => Self::None,
+            Seccomp::Kill => Self::Kill,
+            Seccomp::Log => Self::Log,
+            Seccomp::Trap => Self::Trap,
+        }
+    }
+}
+
+impl From<Sandbox> for SandboxMode {
+    fn from(value: Sandbox) -> Self {
+        match value {
+            Sandbox::Landlock => Self::Landlock,
+            Sandbox::None => Self::None,
+        }
+    }
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The engine thread: fault channels, the attach channel, the drain's deadline and the event log.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+    },
+    thread::{self, JoinHandle},
+};
+
+use epoll::Events;
+use rustix::io::Errno;
+
+use super::{
+    attach::{AttachSocket, Received},
+    device::{AttachFailure, Device},
+    poller::{Interest, Ready},
+};
+use crate::{
+    core::{AttachError, DeviceDesc},
+    error::Error,
+    wire::{
+        AttachPacket, AttachReply, AttachRequest, AttachType, ATTACH_FLAG_PRI, ATTACH_FLAG_VEVENTQ,
+    },
+};
+
+const TOKEN_WAKE: u64 = u64::MAX;
+const TOKEN_TIMER: u64 = u64::MAX - 1;
+const TOKEN_ATTACH: u64 = u64::MAX - 2;
+/// Added to the type of a request, it is the type of the reply.
+const REPLY: u32 = 0x100;
+
+/// The engine as the other threads see it.
+pub struct Engine {
+    device: Arc<Device>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    /// A new attach channel, until the engine has seen it.
+    attach: Mutex<Option<AttachSocket>>,
+}
+
+impl Engine {
+    /// Starts the thread.
+    pub fn start(device: Arc<Device>) -> Result<Self, Error> {
+        let failed = Error::system;
+        let poller = device.poller();
+        poller
+            .add(device.timer(), TOKEN_TIMER, Interest::Read)
+            .and_then(|()| poller.add(device.wake(), TOKEN_WAKE, Interest::Read))
+            .map_err(failed("Cannot set up epoll"))?;
+        let shared = Arc::new(Shared::default());
+        let thread = {
+            let mut worker = Worker {
+                device: device.clone(),
+                shared: shared.clone(),
+                attach: None,
+            };
+            thread::Builder::new()
+                .name("vsva-engine".to_owned())
+                .spawn(move || worker.run())
+                .map_err(failed("Cannot start the engine thread"))?
+        };
+        Ok(Engine {
+            device,
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Opens a new attach channel in place of the one there was; the result is the front end's end.
+    pub fn open_attach_channel(&self) -> io::Result<OwnedFd> {
+        let (ours, theirs) = AttachSocket::pair()?;
+        *self
+            .shared
+            .attach
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(ours);
+        self.device.wake().set();
+        Ok(theirs)
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.device.wake().set();
+        if self
+            .thread
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            log::error!("the engine thread has panicked");
+        }
+    }
+}
+
+struct Worker {
+    device: Arc<Device>,
+    shared: Arc<Shared>,
+    attach: Option<AttachSocket>,
+}
+
+impl Worker {
+    fn run(&mut self) {
+        let mut ready = Vec::new();
+        while !self.shared.stop.load(Ordering::Acquire) {
+            if let Err(e) = self.device.poller().wait(&mut ready) {
+                log::error!("the engine cannot wait for events, faults are not served: {e}");
+                break;
+            }
+            for ready in &ready {
+                self.serve(*ready);
+            }
+            self.device.log.flush();
+        }
+        self.device.log.flush();
+    }
+
+    fn serve(&mut self, ready: Ready) {
+        match ready.token {
+            TOKEN_WAKE => {
+                self.device.wake().clear();
+                self.replace_attach_channel();
+            }
+            TOKEN_TIMER => {
+                let mut expirations = [0; 8];
+                // Nothing to read: the timer has been set anew in the meantime.
+                if rustix::io::read(self.device.timer(), &mut expirations) != Err(Errno::AGAIN) {
+                    self.device.tick();
+                }
+            }
+            TOKEN_ATTACH => self.serve_attach(),
+            token => {
+                let failed = ready.events.intersects(Events::EPOLLERR | Events::EPOLLHUP);
+                let readable = failed || ready.events.contains(Events::EPOLLIN);
+                let writable = failed || ready.events.contains(Events::EPOLLOUT);
+                self.device.channel_ready(token, readable, writable);
+            }
+        }
+    }
+
+    fn replace_attach_channel(&mut self) {
+        let new = self
+            .shared
+            .attach
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(new) = new else { return };
+        self.close_attach();
+        match self.device.poller().add(&new, TOKEN_ATTACH, Interest::Read) {
+            Ok(()) => self.attach = Some(new),
+            Err(e) => log::error!("attach channel: epoll: {e}"),
+        }
+    }
+
+    fn close_attach(&mut self) {
+        if let Some(old) = self.attach.take() {
+            if let Err(e) = self.device.poller().remove(&old) {
+                log::error!("attach channel: epoll: {e}");
+            }
+        }
+    }
+
+    fn serve_attach(&mut self) {
+        let Some(socket) = &self.attach else { return };
+        let reply = match socket.receive() {
+            Ok(Received::Request(request, fds)) => self.answer(&request, fds),
+            Ok(Received::Malformed(request, text)) => {
+                reply(&request, Errno::INVAL.raw_os_error(), text)
+            }
+            Ok(Received::Nothing) => return,
+            Ok(Received::Closed) => return self.close_attach(),
+            Err(e) => {
+                log::error!("attach channel: {e}");
+                return self.close_attach();
+            }
+        };
+        let Some(socket) = &self.attach else { return };
+        if let Err(e) = socket.send(&reply) {
+            log::error!("attach channel: cannot reply, the front end does not read: {e}");
+            self.close_attach();
+        }
+    }
+
+    fn answer(&self, request: &AttachPacket, fds: Vec<OwnedFd>) -> AttachPacket {
+        let device = request.device.get();
+        let result = match request.attach_type() {
+            Some(AttachType::Attach) => self.attach(request, fds),
+            Some(AttachType::Detach) if !fds.is_empty() => {
+                Err((Errno::INVAL, "DETACH takes no file descriptor".to_owned()))
+            }
+            Some(AttachType::Detach) => self
+                .device
+                .detach(device)
+                .map_err(|e| (Errno::NODEV, e.to_string())),
+            _ => Err((
+                Errno::INVAL,
+                format!("unknown request {}", request.kind.get()),
+            )),
+        };
+        match result {
+            Ok(()) => reply(request, 0, ""),
+            Err((errno, text)) => {
+                log::error!("request {} for device {device}: {text}", request.kind.get());
+                reply(request, errno.raw_os_error(), &text)
+            }
+        }
+    }
+
+    fn attach(&self, packet: &AttachPacket, fds: Vec<OwnedFd>) -> Result<(), (Errno, String)> {
+        let flags = packet.flags.get();
+        if flags & ATTACH_FLAG_VEVENTQ != 0 {
+            return Err((Errno::OPNOTSUPP, "vEVENTQ is not supported".to_owned()));
+        }
+        let mut fds = fds.into_iter();
+        let (fd, None) = (fds.next(), fds.next()) else {
+            return Err((Errno::INVAL, "more than one file descriptor".to_owned()));
+        };
+        let request: AttachRequest = packet.payload();
+        let desc = DeviceDesc {
+            device: packet.device.get(),
+            vsid: request.vsid.get(),
+            dev_id: request.iommufd_dev_id.get(),
+            channel: request.channel.get(),
+            max_outstanding: request.max_outstanding.get(),
+            pri: flags & ATTACH_FLAG_PRI != 0,
+        };
+        self.device
+            .attach(&desc, fd)
+            .map_err(|e| (errno(&e), e.to_string()))?;
+        self.device.settle();
+        Ok(())
+    }
+}
+
+fn errno(failure: &AttachFailure) -> Errno {
+    match failure {
+        AttachFailure::Refused(AttachError::DeviceNumber { .. }) => Errno::INVAL,
+        AttachFailure::Refused(_) => Errno::EXIST,
+        AttachFailure::NoDescriptor(_) | AttachFailure::ExtraDescriptor(_) => Errno::INVAL,
+        AttachFailure::Descriptor(e) => Errno::from_io_error(e).unwrap_or(Errno::INVAL),
+    }
+}
+
+fn reply(request: &AttachPacket, status: i32, text: &str) -> AttachPacket {
+    let status = u32::try_from(status).unwrap_or(u32::MAX);
+    let mut reply = AttachPacket::new(
+        AttachType::AttachReply,
+        request.device.get(),
+        &AttachReply::new(status, text),
+    );
+    reply.kind.set(request.kind.get().wrapping_add(REPLY));
+    reply.seq = request.seq;
+    reply
+}

@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The listening socket: made here, inherited, or from systemd.
+
+use std::{
+    env, fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
+        unix::{
+            fs::{FileTypeExt, MetadataExt},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::net::{sockopt, AddressFamily, SocketType};
+
+use crate::{
+    config::{ConfigError, Listen},
+    error::Error,
+    sys,
+};
+
+/// The first descriptor that systemd passes.
+const LISTEN_FDS_START: RawFd = 3;
+
+/// A listening socket, and its file if we have made it.
+pub struct Socket {
+    /// For the vhost-user library.
+    pub listener: vhost::vhost_user::Listener,
+    fd: OwnedFd,
+    file: Option<SocketFile>,
+}
+
+impl Socket {
+    /// Opens or takes over the socket. Must be called before any other descriptor is opened.
+    pub fn open(listen: Option<&Listen>) -> Result<Self, Error> {
+        match listen {
+            Some(Listen::Path(path)) => {
+                let (listener, file) = bind(path)?;
+                Self::new(listener, Some(file))
+            }
+            Some(Listen::Fd(fd)) => Self::new(adopt(*fd)?, None),
+            None => Self::new(adopt(systemd_fd()?)?, None),
+        }
+    }
+
+    fn new(listener: UnixListener, file: Option<SocketFile>) -> Result<Self, Error> {
+        let failed = Error::system("Cannot set up the vhost-user socket");
+        let prepared = listener
+            .set_nonblocking(false)
+            .and_then(|()| listener.as_fd().try_clone_to_owned());
+        let fd = prepared.map_err(failed)?;
+        Ok(Socket {
+            listener: listener.into(),
+            fd,
+            file,
+        })
+    }
+
+    /// The path of the socket file that is removed when this is dropped.
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A socket file of ours.
+struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Another process may have put its own socket there meanwhile.
+        let ours = fs::symlink_metadata(&self.path)
+            .is_ok_and(|file| (file.dev(), file.ino()) == self.identity);
+        if !ours {
+            return;
+        }
+        if let Err(e) = fs::remove_file(&self.path) {
+            log::warn!("cannot remove {:?}: {e}", self.path);
+        }
+    }
+}
+
+fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
+    let failed = |source| Error::Bind {
+        path: path.to_owned(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(failed(e)),
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(Error::NotASocket(path.to_owned()));
+        }
+        // Left behind by a process that was killed, unless somebody answers.
+        Ok(_) => match UnixStream::connect(path) {
+            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).map_err(failed)?;
+            }
+            Ok(_) => return Err(Error::InUse(path.to_owned())),
+            Err(e) => return Err(failed(e)),
+        },
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    let path = fs::canonicalize(path).map_err(failed)?;
+    let file = fs::symlink_metadata(&path).map_err(failed)?;
+    let identity = (file.dev(), file.ino());
+    Ok((listener, SocketFile { path, identity }))
+}
+
+fn adopt(number: RawFd) -> Result<UnixListener, Error> {
+    let refused = |reason: String| Error::ListenFd { fd: number, reason };
+    // SAFETY: open() promises to be called before any other descriptor is opened.
+    #[allow(unsafe_code)]
+    let fd = unsafe { sys::adopt_fd(number) }
+        .map_err(|e| refused(format!("{e}; was the program started with it?")))?;
+    let unix_stream = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
+        && sockopt::socket_type(&fd) == Ok(SocketType::STREAM);
+    if !unix_stream {
+        return Err(refused("it is not a UNIX stream socket".to_owned()));
+    }
+    match sockopt::socket_acceptconn(&fd) {
+        Ok(true) => Ok(UnixListener::from(fd)),
+        Ok(false) => Err(refused(
+            "it is a connected socket, and only a listening one can be served; pass the listening socket, or use --socket-path".to_owned(),
+        )),
+        Err(e) => Err(refused(e.to_string())),
+    }
+}
+
+fn systemd_fd() -> Result<RawFd, Error> {
+    let number = |name| {
+        env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u32>().ok())
+    };
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(1)) if pid == std::process::id() => Ok(LISTEN_FDS_START),
+        (Some(pid), Some(count)) if pid == std::process::id() => Err(Error::ListenFd {
+            fd: LISTEN_FDS_START,
+            reason: format!("systemd passes {count} sockets, there must be exactly one"),
+        }),
+        _ => Err(ConfigError::NoSocket.into()),
+    }
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The state machine's shell: vhost-user, rings, fault channels, attach channel, state transfer.
+//!
+//! | Thread | Does |
+//! |---|---|
+//! | main | waits for connections and signals |
+//! | `vsva` | vhost-user requests; posts work to the others and waits for none |
+//! | `vring_worker` | messages of the portal ring, the answers and events that come of them |
+//! | `vsva-engine` | faults and the events that come of them, attach channel, deadline, event log |
+//! | `vsva-save`, `vsva-load` | the bytes of one state transfer |
+
+mod adapter;
+mod attach;
+mod device;
+mod engine;
+mod event_log;
+mod fault_channel;
+mod listener;
+mod poller;
+mod rings;
+mod server;
+mod state;
+mod transfer;
+mod wake;
+
+use std::sync::Arc;
+
+pub use server::{run, CAPABILITIES};
+
+use self::{device::Device, engine::Engine};
+use crate::wire::ConfigSpace;
+
+/// What all connections share.
+struct Backend {
+    device: Arc<Device>,
+    engine: Engine,
+    migration_blocking: bool,
+    state_version: Option<u16>,
+}
+
+impl Backend {
+    fn config_space(&self) -> ConfigSpace {
+        let mut config = self.device.config_space();
+        if let Some(version) = self.state_version {
+            config.state_version.set(version);
+            config.state_compat.set(version);
+        }
+        config
+    }
+}

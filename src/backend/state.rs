@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Saving and loading the state on behalf of the front end.
+//!
+//! The front end learns of an error, but not which one: the text goes to the log here.
+
+use std::fs::File;
+
+use thiserror::Error;
+use vhost::vhost_user::message::VhostTransferStateDirection;
+
+use super::{
+    event_log::Step,
+    transfer::{Transfer, TransferError, Transferred},
+    Backend,
+};
+use crate::{
+    core::{RestoreError, SnapshotError},
+    state::{self, DecodeError},
+};
+
+/// Header of the stream.
+const HEADER: usize = 40;
+
+/// Why a state could not be saved or loaded.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// It cannot be saved now.
+    #[error("cannot save the state: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// The bytes did not get through.
+    #[error("{0}")]
+    Transfer(#[from] TransferError),
+    /// The stream is damaged, or of another version.
+    #[error("cannot load the state: {0}")]
+    Decode(#[from] DecodeError),
+    /// The state does not fit this back-end.
+    #[error("cannot load the state: {0}")]
+    Restore(#[from] RestoreError),
+}
+
+/// SET_DEVICE_STATE_FD: starts the transfer.
+pub fn begin(
+    backend: &Backend,
+    transfer: &Transfer,
+    direction: VhostTransferStateDirection,
+    file: File,
+) -> Result<(), StateError> {
+    match direction {
+        VhostTransferStateDirection::SAVE => save(backend, transfer, file)
+            .inspect_err(|e| failed(backend, e, |error| Step::SaveFailed { error })),
+        VhostTransferStateDirection::LOAD => {
+            let limit = HEADER + usize::try_from(state::STATE_MAX).unwrap_or(usize::MAX - HEADER);
+            transfer
+                .load(file, limit)
+                .map_err(StateError::from)
+                .inspect_err(|e| failed(backend, e, |error| Step::LoadFailed { error }))
+        }
+    }
+}
+
+/// CHECK_DEVICE_STATE: collects the result, and applies the state that has come in.
+pub fn finish(backend: &Backend, transfer: &Transfer) -> Result<(), StateError> {
+    match transfer.check() {
+        Ok(Transferred::Saved(bytes)) => {
+            log::info!("state saved, {bytes} bytes");
+            Ok(())
+        }
+        Ok(Transferred::Received(bytes)) => load(backend, &bytes)
+            .inspect_err(|e| failed(backend, e, |error| Step::LoadFailed { error })),
+        Err(e) => {
+            let e = StateError::from(e);
+            failed(backend, &e, |error| Step::SaveFailed { error });
+            Err(e)
+        }
+    }
+}
+
+fn failed(backend: &Backend, e: &StateError, step: impl FnOnce(String) -> Step) {
+    log::error!("{e}");
+    backend.device.log.step(|| step(e.to_string()));
+}
+
+fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateError> {
+    let data = backend.device.step(|core, _| core.snapshot())?;
+    let bytes = state::encode(&data);
+    let (length, pending) = (bytes.len(), data.pending.len());
+    transfer.save(file, bytes)?;
+    backend.device.log.step(|| Step::Save {
+        bytes: length,
+        pending,
+    });
+    Ok(())
+}
+
+fn load(backend: &Backend, bytes: &[u8]) -> Result<(), StateError> {
+    let data = state::decode(bytes)?;
+    backend.device.step(|core, now| core.restore(&data, now))?;
+    log::info!(
+        "state loaded, {} bytes, {} submissions",
+        bytes.len(),
+        data.pending.len()
+    );
+    let pending = data.pending.len();
+    backend.device.log.step(|| Step::Load {
+        bytes: bytes.len(),
+        pending,
+    });
+    backend.device.settle();
+    Ok(())
+}

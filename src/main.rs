@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The program: options, log, and then the library.
+
+#![forbid(unsafe_code)]
+
+mod args;
+
+use std::process::ExitCode;
+
+use args::Args;
+use clap::Parser;
+use vhost_user_vsva::{
+    backend,
+    config::{Config, ConfigError, Listen},
+    core::Limits,
+    error::Error,
+};
+
+impl TryFrom<Args> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: Args) -> Result<Self, ConfigError> {
+        let limits = Limits {
+            max_devices: args.max_devices,
+            max_faults: args.max_faults,
+            max_pending: args.max_pending,
+        };
+        limits.check()?;
+        let listen = match (args.socket_path, args.fd) {
+            (Some(path), _) if path.as_os_str().is_empty() => return Err(ConfigError::EmptyPath),
+            (Some(path), _) => Some(Listen::Path(path)),
+            (None, Some(fd)) => Some(Listen::Fd(fd)),
+            (None, None) => None,
+        };
+        Ok(Config {
+            listen,
+            event_log: args.event_log,
+            limits,
+            migration_blocking: !args.without_migration_blocking,
+            state_version: args.x_state_version,
+            seccomp: args.seccomp.into(),
+            sandbox: args.sandbox.into(),
+        })
+    }
+}
+
+fn run(args: Args) -> Result<(), Error> {
+    backend::run(&Config::try_from(args)?)
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    if args.print_capabilities {
+        println!("{}", backend::CAPABILITIES);
+        return ExitCode::SUCCESS;
+    }
+    env_logger::Builder::new()
+        .filter_level(args.log_level)
+        .parse_default_env()
+        .init();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("vhost-user-vsva: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

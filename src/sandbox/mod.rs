@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Giving up what the process does not need, before the first byte of a peer is read.
+
+mod seccomp;
+
+use std::path::Path;
+
+use landlock::{
+    Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope, ABI,
+};
+use rustix::thread::{
+    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs, CapabilitySet, CapabilitySets,
+};
+
+use crate::error::Error;
+
+/// How to confine the process besides seccomp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxMode {
+    /// Landlock as far as the kernel has it, and no capabilities.
+    Landlock,
+    /// Only no new privileges.
+    None,
+}
+
+/// What to do about a system call that the program does not need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeccompAction {
+    /// No filter.
+    None,
+    /// End the process.
+    Kill,
+    /// Allow it, and let the kernel log it.
+    Log,
+    /// Send SIGSYS.
+    Trap,
+}
+
+/// Confines the process. Must be called while it has one thread only, after everything is open.
+///
+/// `socket` is the socket file that the process removes when it ends.
+pub fn enter(
+    mode: SandboxMode,
+    seccomp: SeccompAction,
+    socket: Option<&Path>,
+) -> Result<(), Error> {
+    let failed = |what, reason: &dyn std::fmt::Display| Error::Sandbox {
+        what,
+        reason: reason.to_string(),
+    };
+    set_no_new_privs(true).map_err(|e| failed("no_new_privs", &e))?;
+    if mode == SandboxMode::Landlock {
+        restrict_access(socket).map_err(|e| failed("Landlock", &e))?;
+        drop_capabilities().map_err(|e| failed("capabilities", &e))?;
+    }
+    seccomp::install(seccomp).map_err(|e| failed("seccomp", &e))
+}
+
+fn restrict_access(socket: Option<&Path>) -> Result<(), landlock::RulesetError> {
+    let abi = ABI::V6;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?;
+    // Removing the socket file at the end is all that is left to do with the file system.
+    let folder = socket.map(|path| match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    });
+    if let Some(folder) = folder.and_then(|folder| PathFd::new(folder).ok()) {
+        ruleset = ruleset.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
+    }
+    let status = ruleset.restrict_self()?.ruleset;
+    if status == RulesetStatus::NotEnforced {
+        log::warn!("the kernel has no Landlock: access to the file system is not restricted");
+    }
+    Ok(())
+}
+
+fn drop_capabilities() -> rustix::io::Result<()> {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    // Only possible, and only needed, with CAP_SETPCAP; without new privileges by execve() the
+    // bounding set has no effect otherwise.
+    for capability in CapabilitySet::all().iter() {
+        let _ = remove_capability_from_bounding_set(capability);
+    }
+    clear_ambient_capability_set()?;
+    set_capabilities(None, none)
+}

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The system calls that have no safe wrapper in the crates in use. All `unsafe` code is here.
+
+#![allow(unsafe_code)]
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    ptr,
+};
+
+use rustix::io::{fcntl_setfd, FdFlags};
+
+/// Takes over a descriptor that the process was started with.
+///
+/// # Safety
+///
+/// Nothing else in the process may use or close `fd`: call it once for a number that came from the
+/// command line or the environment, before any descriptor has been opened.
+pub unsafe fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl(F_GETFD) touches no memory and tells whether the number is an open descriptor.
+    if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and the caller vouches for its being ours alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+    Ok(fd)
+}
+
+/// A new epoll instance.
+pub fn epoll_create() -> io::Result<OwnedFd> {
+    let fd = epoll::create(true)?;
+    // SAFETY: epoll_create1 has just made it and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A descriptor that becomes readable when one of the signals arrives. They are blocked in the
+/// calling thread and those it starts later, so call it first of all.
+pub struct SignalFd(OwnedFd);
+
+impl SignalFd {
+    /// Blocks `signals` and makes the descriptor.
+    pub fn new(signals: &[libc::c_int]) -> io::Result<Self> {
+        // SAFETY: sigemptyset initialises the set before it is read; all pointers are to a local.
+        let fd = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in signals {
+                if libc::sigaddset(&raw mut set, *signal) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
+            if error != 0 {
+                return Err(io::Error::from_raw_os_error(error));
+            }
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: signalfd has just made it and nobody else knows it.
+        Ok(SignalFd(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+}
+
+impl AsFd for SignalFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
