@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Attached devices.
 
+use super::fault::{FaultTable, BY_DEVICE};
+use super::table::{List, NIL};
+use crate::wire::LostReason;
+
 /// A device to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeviceDesc {
@@ -16,4 +20,102 @@ pub struct DeviceDesc {
     pub max_outstanding: u32,
     /// Whether the device is answered by CMD_PRI_RESP.
     pub pri: bool,
+}
+
+/// What is known of a device.
+#[derive(Debug)]
+pub(super) struct Device {
+    pub(super) vsid: u32,
+    pub(super) dev_id: u32,
+    /// Index of its fault channel, [`NIL`] if it is lost.
+    pub(super) channel: u32,
+    pub(super) max_outstanding: u32,
+    pub(super) pri: bool,
+    /// It said so for the generation that drains.
+    pub(super) quiesced: bool,
+    pub(super) faults: List<BY_DEVICE>,
+    /// DEVICE_LOST is still to be sent.
+    pub(super) lost: Option<LostReason>,
+}
+
+impl Device {
+    pub(super) fn new(desc: &DeviceDesc, channel: u32) -> Self {
+        Self {
+            vsid: desc.vsid,
+            dev_id: desc.dev_id,
+            channel,
+            max_outstanding: desc.max_outstanding,
+            pri: desc.pri,
+            quiesced: false,
+            faults: List::new(),
+            lost: None,
+        }
+    }
+
+    /// Most faults it can have outstanding.
+    pub(super) fn limit(&self, table: &FaultTable) -> u32 {
+        match self.max_outstanding {
+            0 => table.capacity(),
+            limit => limit.min(table.capacity()),
+        }
+    }
+
+    /// Faults it may still raise.
+    pub(super) fn room(&self, table: &FaultTable) -> u32 {
+        (self.limit(table) - self.faults.len()).min(table.free_len())
+    }
+}
+
+/// The devices, by number.
+#[derive(Debug)]
+pub(super) struct Devices(Box<[Option<Device>]>);
+
+impl Devices {
+    pub(super) fn new(max_devices: u32) -> Self {
+        Self((0..max_devices).map(|_| None).collect())
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Device> {
+        self.0.get(number as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Device> {
+        self.0.get_mut(number as usize)?.as_mut()
+    }
+
+    /// Where the device with this number is kept; `None` if the number is too large.
+    pub(super) fn slot(&mut self, number: u32) -> Option<&mut Option<Device>> {
+        self.0.get_mut(number as usize)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Device)> {
+        (0..)
+            .zip(self.0.iter())
+            .filter_map(|(number, slot)| Some((number, slot.as_ref()?)))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Device)> {
+        (0..)
+            .zip(self.0.iter_mut())
+            .filter_map(|(number, slot)| Some((number, slot.as_mut()?)))
+    }
+
+    pub(super) fn by_sid(&self, sid: u32) -> Option<u32> {
+        self.iter()
+            .find(|(_, device)| device.vsid == sid)
+            .map(|(number, _)| number)
+    }
+
+    /// The device that has `dev_id` in the records of the channel with index `channel`.
+    pub(super) fn by_dev_id(&self, channel: u32, dev_id: u32) -> Option<u32> {
+        self.iter()
+            .find(|(_, device)| device.channel == channel && device.dev_id == dev_id)
+            .map(|(number, _)| number)
+    }
+
+    pub(super) fn on_channel(&self, channel: u32) -> impl Iterator<Item = (u32, &Device)> {
+        debug_assert_ne!(channel, NIL);
+        self.iter()
+            .filter(move |(_, device)| device.channel == channel)
+    }
 }

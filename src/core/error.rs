@@ -139,6 +139,12 @@ pub enum AttachError {
         /// The device that has it.
         device: u32,
     },
+    /// Channels of devices that are gone still have answers to be written.
+    #[error("no room for channel {channel}")]
+    TooManyChannels {
+        /// The channel.
+        channel: u32,
+    },
     /// Another device has the `dev_id` on this channel.
     #[error("dev_id {dev_id} is device {device}")]
     DevIdTaken {

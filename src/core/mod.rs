@@ -20,18 +20,33 @@
 
 #![forbid(unsafe_code)]
 
+mod attach;
+mod channel;
 mod device;
+mod drain;
 mod error;
+mod fault;
+mod fault_channel;
 mod limits;
 mod observe;
+mod output;
+mod pending;
+mod persist;
+mod portal;
+mod table;
 
 pub use device::DeviceDesc;
 pub use error::{AttachError, DetachError, FaultError, PortalError, RestoreError, SnapshotError};
 pub use limits::{Limits, LimitsError};
-pub use observe::{Observation, Observer, RefusedReason};
+pub use observe::{GuestCommand, Observation, Observer, RefusedReason};
 
-use crate::state::StateData;
-use crate::wire::{ConfigSpace, LostReason, Message, PageResponse, PgFault};
+use crate::state::{STATE_COMPAT, STATE_VERSION};
+use crate::wire::{ConfigSpace, CONFIG_MAGIC, PROTOCOL_VERSION, U16, U32, U64};
+use channel::Channels;
+use device::Devices;
+use drain::{Drain, Release};
+use fault::FaultTable;
+use pending::PendingQueue;
 
 /// Phase of the portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -52,114 +67,171 @@ pub enum Phase {
     Releasing = 5,
 }
 
+impl Phase {
+    /// The phase with this number.
+    pub fn from_raw(raw: u32) -> Option<Self> {
+        [
+            Self::Running,
+            Self::Draining,
+            Self::Drained,
+            Self::Failed,
+            Self::Loaded,
+            Self::Releasing,
+        ]
+        .into_iter()
+        .find(|phase| *phase as u32 == raw)
+    }
+}
+
+/// Counters of the config space, in its order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Faults read.
+    pub faults_read: u64,
+    /// Faults answered.
+    pub faults_answered: u64,
+    /// Answers that came after the kernel had aborted the faults itself.
+    pub answers_aborted: u64,
+    /// Answers of the guest that matched nothing.
+    pub unknown_answers: u64,
+    /// Submissions received.
+    pub submissions: u64,
+    /// Submissions replayed.
+    pub replays: u64,
+    /// Drains begun.
+    pub drains: u64,
+    /// Drains failed.
+    pub drains_failed: u64,
+}
+
 /// The state machine; see the [module](self).
+#[derive(Debug)]
 pub struct Core<O: Observer = ()> {
     limits: Limits,
     observer: O,
+    devices: Devices,
+    channels: Channels,
+    faults: FaultTable,
+    pending: PendingQueue,
+    drain: Drain,
+    release: Release,
+    counters: Counters,
+    /// Fault records whose group's answer has not been written.
+    outstanding: u32,
+    portal_seq: u64,
+    event_seq: u64,
+    /// No submission with a new ticket has come on this connection yet.
+    resync: bool,
+    /// The last message was an event, so that a replay is due.
+    prefer_replay: bool,
 }
 
-#[allow(unused_variables)]
 impl<O: Observer> Core<O> {
     /// A core without devices, in phase RUNNING.
     pub fn new(limits: Limits, observer: O) -> Result<Self, LimitsError> {
         limits.check()?;
-        Ok(Self { limits, observer })
+        Ok(Self {
+            limits,
+            observer,
+            devices: Devices::new(limits.max_devices),
+            channels: Channels::new(limits.max_devices, limits.max_faults),
+            faults: FaultTable::new(limits.max_faults),
+            pending: PendingQueue::new(limits.max_pending),
+            drain: Drain::default(),
+            release: Release::default(),
+            counters: Counters::default(),
+            outstanding: 0,
+            portal_seq: 0,
+            event_seq: 0,
+            resync: true,
+            prefer_replay: false,
+        })
     }
 
     /// The sizes of the tables.
     pub fn limits(&self) -> Limits {
         self.limits
     }
+
     /// The observer.
     pub fn observer(&mut self) -> &mut O {
         &mut self.observer
     }
+
     /// The phase.
     pub fn phase(&self) -> Phase {
-        todo!()
+        self.drain.phase
     }
+
+    /// Generation of the last drain, 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.drain.generation
+    }
+
+    /// Ticket that the next submission must have.
+    pub fn next_ticket(&self) -> u64 {
+        self.pending.next_ticket()
+    }
+
+    /// Submissions queued.
+    pub fn pending(&self) -> u32 {
+        self.pending.len()
+    }
+
+    /// Faults read whose answer has not been written.
+    pub fn outstanding(&self) -> u32 {
+        self.outstanding
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
     /// What GET_CONFIG answers.
     pub fn config_space(&self, now_ns: u64) -> ConfigSpace {
-        todo!()
+        let oldest = self.faults.oldest(now_ns);
+        let counters = &self.counters;
+        ConfigSpace {
+            magic: U32::new(CONFIG_MAGIC),
+            version: U16::new(PROTOCOL_VERSION),
+            state_version: U16::new(STATE_VERSION),
+            state_compat: U16::new(STATE_COMPAT),
+            reserved: U16::ZERO,
+            phase: U32::new(self.drain.phase as u32),
+            max_devices: U32::new(self.limits.max_devices),
+            max_pending: U32::new(self.limits.max_pending),
+            max_faults: U32::new(self.limits.max_faults),
+            outstanding: U32::new(self.outstanding),
+            pending: U32::new(self.pending.len()),
+            backlog: U32::new(self.faults.backlog_len()),
+            faults_read: U64::new(counters.faults_read),
+            faults_answered: U64::new(counters.faults_answered),
+            answers_aborted: U64::new(counters.answers_aborted),
+            unknown_answers: U64::new(counters.unknown_answers),
+            submissions: U64::new(counters.submissions),
+            replays: U64::new(counters.replays),
+            drains: U64::new(counters.drains),
+            drains_failed: U64::new(counters.drains_failed),
+            oldest_sid: U32::new(oldest.sid),
+            oldest_ssid: U32::new(oldest.ssid),
+            oldest_addr: U64::new(oldest.addr),
+            oldest_age_ms: U32::new(oldest.age_ms),
+            oldest_flags: U32::new(oldest.flags),
+        }
     }
+
     /// A new connection: both rings count from 1 again. Everything else stays.
+    ///
+    /// The front end may not know which of its last submissions arrived. It may send those again, with their tickets,
+    /// before the first new one.
     pub fn rings_reset(&mut self) {
-        todo!()
+        self.portal_seq = 0;
+        self.event_seq = 0;
+        self.resync = true;
     }
-    /// Attaches a device. The channel is new if [`Core::channel_in_use`] said no.
-    pub fn attach(&mut self, desc: &DeviceDesc, now_ns: u64) -> Result<(), AttachError> {
-        todo!()
-    }
-    /// Detaches a device: its outstanding faults are answered INVALID, its submissions dropped.
-    pub fn detach(&mut self, device: u32, now_ns: u64) -> Result<(), DetachError> {
-        todo!()
-    }
-    /// Whether the channel has devices, or answers to be written. When it is no longer, the shell closes it.
-    pub fn channel_in_use(&self, channel: u32) -> bool {
-        todo!()
-    }
-    /// The channel ended or broke: its faults are dropped, its devices lost. The shell closes it.
-    pub fn channel_lost(&mut self, channel: u32, reason: LostReason, now_ns: u64) {
-        todo!()
-    }
-    /// Takes a message of the portal ring.
-    pub fn portal(&mut self, message: &Message, now_ns: u64) -> Result<(), PortalError> {
-        todo!()
-    }
-    /// Takes a record of a fault channel.
-    pub fn fault(&mut self, channel: u32, record: &PgFault, now_ns: u64) -> Result<(), FaultError> {
-        todo!()
-    }
-    /// The channel was read until it was empty.
-    pub fn channel_empty(&mut self, channel: u32, now_ns: u64) {
-        todo!()
-    }
-    /// Whether the channel should be read: false after [`FaultError::NoRoom`] until there is room.
-    pub fn wants_read(&self, channel: u32) -> bool {
-        todo!()
-    }
-    /// A channel that must be read until empty (even if poll does not report it) before the drain can end.
-    pub fn next_probe(&self) -> Option<u32> {
-        todo!()
-    }
-    /// Copies the next answers for `channel` to `out`, without removing them, and returns how many.
-    pub fn answers(&self, channel: u32, out: &mut [PageResponse]) -> usize {
-        todo!()
-    }
-    /// The next `count` answers of `channel` were written; they are never offered again.
-    pub fn answers_written(&mut self, channel: u32, count: usize, now_ns: u64) {
-        todo!()
-    }
-    /// The kernel refused the next answer of `channel` with EINVAL: it had aborted the fault itself.
-    pub fn answer_aborted(&mut self, channel: u32, now_ns: u64) {
-        todo!()
-    }
-    /// Whether [`Core::emit`] has something to write.
-    pub fn has_event(&self) -> bool {
-        todo!()
-    }
-    /// Lets `write` put the next message on the event ring. Returns whether there was one. If `write` fails the message is kept.
-    pub fn emit<E>(
-        &mut self,
-        now_ns: u64,
-        write: impl FnOnce(&Message) -> Result<(), E>,
-    ) -> Result<bool, E> {
-        todo!()
-    }
-    /// Time has passed.
-    pub fn tick(&mut self, now_ns: u64) {
-        todo!()
-    }
-    /// When [`Core::tick`] must be called at the latest.
-    pub fn deadline(&self) -> Option<u64> {
-        todo!()
-    }
-    /// The state that moves to another back-end. Nothing changes here.
-    pub fn snapshot(&self) -> Result<StateData, SnapshotError> {
-        todo!()
-    }
-    /// Takes over a state. Nothing is changed unless all of it is valid.
-    pub fn restore(&mut self, state: &StateData, now_ns: u64) -> Result<(), RestoreError> {
-        todo!()
+
+    fn observe(&mut self, now_ns: u64, observation: Observation) {
+        self.observer.observe(now_ns, &observation);
     }
 }

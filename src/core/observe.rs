@@ -36,6 +36,18 @@ pub enum RefusedReason {
     GroupRefused,
 }
 
+/// The guest's command that answered a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GuestCommand {
+    /// CMD_RESUME.
+    Resume,
+    /// CMD_STALL_TERM.
+    StallTerm,
+    /// CMD_PRI_RESP.
+    PriResp,
+}
+
 /// One step of the core.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
@@ -43,8 +55,10 @@ pub enum RefusedReason {
 #[allow(missing_docs, reason = "the fields are named as in the protocol")]
 pub enum Observation {
     /// A device was attached.
+    #[serde(rename = "attach")]
     Attached { device: u32, sid: u32, channel: u32 },
     /// A device was detached; so many faults were answered INVALID, so many submissions dropped.
+    #[serde(rename = "detach")]
     Detached {
         device: u32,
         answered: u32,
@@ -70,6 +84,7 @@ pub enum Observation {
         stag: u16,
         addr: u64,
         write: bool,
+        grpid: u32,
         channel: u32,
         cookie: u32,
     },
@@ -85,12 +100,24 @@ pub enum Observation {
     /// The event of a fault was put on the event ring.
     EventEmitted { device: u32, stag: u16, seq: u64 },
     /// The guest answered a fault, so long after it was read.
+    #[serde(rename = "resume_received")]
     GuestAnswered {
         device: u32,
         sid: u32,
         stag: u16,
+        channel: u32,
+        cookie: u32,
         code: ResponseCode,
+        command: GuestCommand,
         age_ns: u64,
+    },
+    /// A fault was answered INVALID without the guest: its device was reset or detached, or its group was too large.
+    FaultAborted {
+        device: u32,
+        sid: u32,
+        stag: u16,
+        channel: u32,
+        cookie: u32,
     },
     /// The guest's answer matched nothing.
     UnknownAnswer { sid: u32, stag: Option<u16> },
@@ -108,14 +135,24 @@ pub enum Observation {
         faults: u32,
     },
     /// A submission was queued.
-    Submitted { device: u32, ticket: u64 },
+    #[serde(rename = "submission_queued")]
+    Submitted {
+        device: u32,
+        ticket: u64,
+        pending: u32,
+    },
+    /// A submission came again after a new connection was made.
+    SubmissionKnown { device: u32, ticket: u64 },
     /// A submission came for a device that is not attached.
     SubmissionDropped { device: u32, ticket: u64 },
     /// A submission was replayed.
+    #[serde(rename = "replay")]
     Replayed { device: u32, ticket: u64, seq: u64 },
     /// A drain began.
+    #[serde(rename = "drain_begin")]
     DrainBegun { generation: u64, timeout_ms: u32 },
     /// A device has no DMA in flight; `current` tells whether for the generation that drains.
+    #[serde(rename = "quiesced")]
     DeviceQuiesced {
         device: u32,
         generation: u64,
@@ -130,8 +167,8 @@ pub enum Observation {
     },
     /// Something came up before DRAINED was sent; the drain goes on.
     DrainResumed { generation: u64 },
-    /// A fault came up after DRAINED was sent.
-    FaultAfterDrained { generation: u64 },
+    /// Something came up after DRAINED was sent.
+    DisturbedAfterDrained { generation: u64 },
     /// The drain failed.
     DrainFailed {
         generation: u64,
@@ -139,6 +176,7 @@ pub enum Observation {
         outstanding: u32,
     },
     /// RELEASE was taken, so many submissions are to be replayed.
+    #[serde(rename = "release")]
     ReleaseBegun { generation: u64, pending: u32 },
     /// RELEASED was put on the event ring.
     Released {
@@ -148,10 +186,18 @@ pub enum Observation {
         seq: u64,
     },
     /// DRAINED was put on the event ring.
-    DrainedSent { generation: u64, seq: u64 },
+    #[serde(rename = "drained")]
+    DrainedSent {
+        generation: u64,
+        duration_ns: u64,
+        answered: u32,
+        pending: u32,
+        seq: u64,
+    },
     /// DRAIN_FAILED was put on the event ring.
     DrainFailedSent { generation: u64, seq: u64 },
     /// DEVICE_LOST was put on the event ring.
+    #[serde(rename = "device_lost")]
     DeviceLostSent { device: u32, seq: u64 },
     /// A state was loaded.
     Restored {

@@ -1,13 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The state stream: bytes to plain data and back.
+//! The state stream: plain data to bytes and back.
 //!
 //! [`StateData`] is untrusted: it only says what the bytes said. [`crate::core::Core::restore`] judges it.
+//!
+//! A stream is read in this order: the header is checked, then as many bytes as it announces are read (memory grows
+//! with what arrives, not with what is announced), then their checksum is checked, and only then they are parsed.
 
 #![forbid(unsafe_code)]
 
-use std::io::Read;
+mod decode;
+mod encode;
+mod error;
+mod format;
 
-use thiserror::Error;
+pub use error::DecodeError;
+
+use std::io::Read;
 
 use crate::wire::Message;
 
@@ -17,6 +25,8 @@ pub const STATE_VERSION: u16 = 1;
 pub const STATE_COMPAT: u16 = 1;
 /// Most bytes after the header.
 pub const STATE_MAX: u64 = 64 << 20;
+/// Size of the header.
+pub const STATE_HEADER_SIZE: usize = size_of::<format::Header>();
 
 /// What a state stream says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +37,7 @@ pub struct StateData {
     pub devices: Vec<DeviceState>,
     /// PENDING section: messages of type SUBMIT.
     pub pending: Vec<Message>,
-    /// COUNTERS section.
+    /// COUNTERS section, in config space order.
     pub counters: Option<[u64; 8]>,
 }
 
@@ -61,21 +71,42 @@ pub struct DeviceState {
     pub max_outstanding: u32,
 }
 
-/// A state stream cannot be read.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum DecodeError {
-    /// Reading failed.
-    #[error("cannot read the state stream")]
-    Read(#[source] std::io::Error),
+/// Version of the streams that are written, and the newest that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateVersion {
+    /// Version.
+    pub version: u16,
+    /// Oldest reader that can load what is written.
+    pub compat: u16,
 }
 
-/// Writes a state stream.
-pub fn encode(_state: &StateData) -> Vec<u8> {
-    todo!()
+impl Default for StateVersion {
+    fn default() -> Self {
+        Self {
+            version: STATE_VERSION,
+            compat: STATE_COMPAT,
+        }
+    }
+}
+
+impl StateVersion {
+    /// Writes a state stream.
+    pub fn encode(&self, state: &StateData) -> Vec<u8> {
+        encode::encode(self, state)
+    }
+
+    /// Reads a state stream to its end.
+    pub fn decode(&self, stream: impl Read) -> Result<StateData, DecodeError> {
+        decode::decode(self, stream)
+    }
+}
+
+/// Writes a state stream of this version.
+pub fn encode(state: &StateData) -> Vec<u8> {
+    StateVersion::default().encode(state)
 }
 
 /// Reads a state stream to its end.
-pub fn decode(_stream: impl Read) -> Result<StateData, DecodeError> {
-    todo!()
+pub fn decode(stream: impl Read) -> Result<StateData, DecodeError> {
+    StateVersion::default().decode(stream)
 }

@@ -91,6 +91,8 @@ pub enum ResponseCode {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros;
+
     use super::*;
 
     #[test]

@@ -79,9 +79,10 @@ impl fmt::Debug for Message {
 /// What a message's payload can hold.
 pub trait Payload: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {}
 
-impl Payload for [u8; 16] {}
-impl Payload for [u8; 32] {}
 impl Payload for [u8; 0] {}
+impl Payload for [u8; super::SMMU_COMMAND_SIZE] {}
+impl Payload for [u8; super::EVENT_RECORD_SIZE] {}
+impl Payload for U32 {}
 
 /// Type of a [`Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -308,10 +309,10 @@ impl LostReason {
     }
 }
 
-impl Payload for U32 {}
-
 #[cfg(test)]
 mod tests {
+    use zerocopy::FromZeros;
+
     use super::*;
 
     #[test]

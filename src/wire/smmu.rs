@@ -65,7 +65,7 @@ impl SmmuCommand {
                 let retry = field(dw0, 12, 1) == 1 && field(dw0, 13, 1) == 0;
                 Self::Resume {
                     sid,
-                    stag: dw1.to_le_bytes_u16(),
+                    stag: low_half_word(dw1),
                     code: code_if(retry),
                 }
             }
@@ -176,7 +176,7 @@ impl EventRecord {
         (field(dw0, 0, 8) == F_TRANSLATION && field(dw1, 31, 1) == 1).then(|| Self {
             sid: high_word(dw0),
             ssid: (field(dw0, 11, 1) == 1).then(|| low_word(field(dw0, 12, 20))),
-            stag: dw1.to_le_bytes_u16(),
+            stag: low_half_word(dw1),
             write: field(dw1, 35, 1) == 0,
             exec: field(dw1, 34, 1) == 1,
             privileged: field(dw1, 33, 1) == 1,
@@ -210,15 +210,9 @@ fn low_word(word: u64) -> u32 {
     u32::from_le_bytes([b[0], b[1], b[2], b[3]])
 }
 
-trait LowHalf {
-    fn to_le_bytes_u16(self) -> u16;
-}
-
-impl LowHalf for u64 {
-    fn to_le_bytes_u16(self) -> u16 {
-        let b = self.to_le_bytes();
-        u16::from_le_bytes([b[0], b[1]])
-    }
+fn low_half_word(word: u64) -> u16 {
+    let b = word.to_le_bytes();
+    u16::from_le_bytes([b[0], b[1]])
 }
 
 fn read_u64(bytes: &[u8]) -> u64 {

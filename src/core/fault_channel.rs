@@ -1,0 +1,346 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Faults read from the channels, and the answers written to them.
+
+use super::channel::{Blocked, Group};
+use super::device::Device;
+use super::{Core, FaultError, GuestCommand, Observation, Observer, RefusedReason};
+use crate::wire::{PageResponse, PgFault, ResponseCode, PERM_WRITE, SSID_MAX, U32};
+
+/// What is to be done with a fault record.
+enum Verdict {
+    Take { device: u32, sid: u32 },
+    Refuse(RefusedReason),
+    Wait(Blocked),
+}
+
+impl<O: Observer> Core<O> {
+    /// Takes a record that was read from a fault channel.
+    pub fn fault(&mut self, channel: u32, record: &PgFault, now_ns: u64) -> Result<(), FaultError> {
+        let index = self
+            .channels
+            .find(channel)
+            .ok_or(FaultError::UnknownChannel { channel })?;
+        let open = self.open_group(index, record)?;
+        let verdict = match self.judge(index, open, record, now_ns) {
+            Verdict::Take { .. } | Verdict::Refuse(_)
+                if open.is_none() && self.channels.free_groups() == 0 =>
+            {
+                Verdict::Wait(Blocked::Groups)
+            }
+            verdict => verdict,
+        };
+        let cookie = record.cookie.get();
+        let dev_id = record.dev_id.get();
+        let no_room = FaultError::NoRoom { channel };
+        if let Verdict::Wait(blocked) = verdict {
+            self.block(index, blocked, now_ns);
+            return Err(no_room);
+        }
+        let group = match open {
+            Some(group) => group,
+            None => self
+                .channels
+                .open_group(index, cookie, dev_id)
+                .ok_or(no_room)?,
+        };
+        let of_group = self.channels.group_mut(group);
+        of_group.records = of_group.records.saturating_add(1);
+        self.outstanding = self.outstanding.saturating_add(1);
+        self.counters.faults_read += 1;
+        if let Some(slot) = self.channels.get_mut(index) {
+            slot.empty = false;
+            slot.blocked = None;
+        }
+        match verdict {
+            Verdict::Take { device, sid } => {
+                self.take_fault(channel, record, device, sid, group, now_ns);
+            }
+            Verdict::Refuse(reason) => {
+                self.channels.refuse_open_group(index, dev_id);
+                self.observe(
+                    now_ns,
+                    Observation::FaultRefused {
+                        channel,
+                        dev_id,
+                        cookie,
+                        reason,
+                    },
+                );
+            }
+            Verdict::Wait(_) => {}
+        }
+        if record.is_last() {
+            self.channels.close_group(index);
+        }
+        self.disturb_drained(now_ns);
+        Ok(())
+    }
+
+    /// The open group that the record belongs to, if there is one.
+    fn open_group(&self, index: u32, record: &PgFault) -> Result<Option<u32>, FaultError> {
+        let Some(slot) = self.channels.get(index) else {
+            return Ok(None);
+        };
+        let channel = slot.number;
+        let cookie = record.cookie.get();
+        let Some(open) = slot.open else {
+            return if self.channels.has_cookie(index, cookie) {
+                Err(FaultError::DuplicateCookie { channel, cookie })
+            } else {
+                Ok(None)
+            };
+        };
+        let group = self.channels.group(open);
+        if group.cookie != cookie {
+            return Err(FaultError::GroupInterrupted {
+                channel,
+                open: group.cookie,
+                found: cookie,
+            });
+        }
+        if group.dev_id != record.dev_id.get() {
+            return Err(FaultError::GroupOfTwoDevices { channel, cookie });
+        }
+        Ok(Some(open))
+    }
+
+    fn judge(&mut self, index: u32, open: Option<u32>, record: &PgFault, now_ns: u64) -> Verdict {
+        let dev_id = record.dev_id.get();
+        let Some(number) = self.devices.by_dev_id(index, dev_id) else {
+            return Verdict::Refuse(RefusedReason::UnknownDevice);
+        };
+        let Some(device) = self.devices.get(number) else {
+            return Verdict::Refuse(RefusedReason::UnknownDevice);
+        };
+        if record.pasid().is_some_and(|pasid| pasid > SSID_MAX) {
+            return Verdict::Refuse(RefusedReason::PasidTooLarge);
+        }
+        if open.is_some_and(|group| self.channels.group(group).refused) {
+            return Verdict::Refuse(RefusedReason::GroupRefused);
+        }
+        if device.room(&self.faults) > 0 {
+            return Verdict::Take {
+                device: number,
+                sid: device.vsid,
+            };
+        }
+        // A guest answers a page request group only when it has seen all of it: one that is too large would never end.
+        let alone = |group| self.channels.group(group).unanswered == device.limit(&self.faults);
+        if device.pri && open.is_some_and(alone) {
+            self.channels.refuse_open_group(index, dev_id);
+            self.answer_all(number, None, now_ns);
+            return Verdict::Refuse(RefusedReason::GroupRefused);
+        }
+        Verdict::Wait(Blocked::Faults { device: number })
+    }
+
+    fn block(&mut self, index: u32, blocked: Blocked, now_ns: u64) {
+        let Some(slot) = self.channels.get_mut(index) else {
+            return;
+        };
+        slot.empty = false;
+        let channel = slot.number;
+        if slot.blocked.replace(blocked).is_none() {
+            self.observe(now_ns, Observation::ChannelBlocked { channel });
+        }
+        self.disturb_drained(now_ns);
+    }
+
+    fn take_fault(
+        &mut self,
+        channel: u32,
+        record: &PgFault,
+        number: u32,
+        sid: u32,
+        group: u32,
+        now_ns: u64,
+    ) {
+        let Some(device) = self.devices.get_mut(number) else {
+            return;
+        };
+        let of_device = &mut device.faults;
+        let Some(stag) = self
+            .faults
+            .insert(record, number, sid, group, of_device, now_ns)
+        else {
+            return;
+        };
+        self.channels.group_mut(group).unanswered += 1;
+        self.observe(
+            now_ns,
+            Observation::FaultRead {
+                device: number,
+                sid,
+                ssid: record.pasid(),
+                stag,
+                addr: record.addr.get(),
+                write: record.perm.get() & PERM_WRITE != 0,
+                grpid: record.grpid.get(),
+                channel,
+                cookie: record.cookie.get(),
+            },
+        );
+    }
+
+    /// The channel was read until it was empty.
+    pub fn channel_empty(&mut self, channel: u32, now_ns: u64) {
+        let Some(index) = self.channels.find(channel) else {
+            return;
+        };
+        if let Some(slot) = self.channels.get_mut(index) {
+            slot.empty = slot.blocked.is_none();
+        }
+        self.settle(now_ns);
+    }
+
+    /// Whether the channel should be read: not after [`FaultError::NoRoom`] until there is room.
+    pub fn wants_read(&self, channel: u32) -> bool {
+        let Some(slot) = self
+            .channels
+            .find(channel)
+            .and_then(|index| self.channels.get(index))
+        else {
+            return false;
+        };
+        if slot.devices == 0 {
+            return false;
+        }
+        match slot.blocked {
+            None => true,
+            Some(Blocked::Groups) => self.channels.free_groups() > 0,
+            Some(Blocked::Faults { device }) => {
+                let room = |device: &Device| device.room(&self.faults) > 0;
+                self.devices.get(device).is_none_or(room)
+            }
+        }
+    }
+
+    /// How many records of the channel are sure to find room now.
+    pub fn fault_room(&self, channel: u32) -> u32 {
+        let Some(index) = self.channels.find(channel) else {
+            return 0;
+        };
+        self.devices
+            .on_channel(index)
+            .map(|(_, device)| device.room(&self.faults))
+            .min()
+            .map_or(0, |room| room.min(self.channels.free_groups()))
+    }
+
+    /// Answers a fault.
+    pub(super) fn answer_fault(
+        &mut self,
+        stag: u16,
+        code: ResponseCode,
+        by: Option<GuestCommand>,
+        now_ns: u64,
+    ) {
+        let Some(fault) = self.faults.get(stag) else {
+            return;
+        };
+        let (number, group, sid) = (fault.device, fault.group, fault.event.sid);
+        let age_ns = now_ns.saturating_sub(fault.read_ns);
+        let Some(device) = self.devices.get_mut(number) else {
+            return;
+        };
+        self.faults.remove(stag, &mut device.faults);
+        let cookie = self.channels.group(group).cookie;
+        let channel = self.channels.answer_one(group, code);
+        self.observe(
+            now_ns,
+            match by {
+                Some(command) => Observation::GuestAnswered {
+                    device: number,
+                    sid,
+                    stag,
+                    channel,
+                    cookie,
+                    code,
+                    command,
+                    age_ns,
+                },
+                None => Observation::FaultAborted {
+                    device: number,
+                    sid,
+                    stag,
+                    channel,
+                    cookie,
+                },
+            },
+        );
+    }
+
+    /// Answers all faults of a device INVALID and returns how many there were.
+    pub(super) fn answer_all(&mut self, number: u32, by: Option<GuestCommand>, now_ns: u64) -> u32 {
+        let mut answered = 0;
+        while let Some(stag) = self
+            .devices
+            .get(number)
+            .and_then(|device| self.faults.first(&device.faults))
+            .map(|fault| fault.event.stag)
+        {
+            self.answer_fault(stag, ResponseCode::Invalid, by, now_ns);
+            answered += 1;
+        }
+        answered
+    }
+
+    /// Copies the next answers for `channel` to `out` and returns how many. They stay until they were written.
+    pub fn answers(&self, channel: u32, out: &mut [PageResponse]) -> usize {
+        let Some(index) = self.channels.find(channel) else {
+            return 0;
+        };
+        let mut count = 0;
+        for (slot, group) in out.iter_mut().zip(self.channels.answers(index)) {
+            slot.cookie = U32::new(group.cookie);
+            slot.code = U32::new(group.code as u32);
+            count += 1;
+        }
+        count
+    }
+
+    /// The next `count` answers of `channel` were written. They are not given out again.
+    pub fn answers_written(&mut self, channel: u32, count: usize, now_ns: u64) {
+        for _ in 0..count {
+            let Some(group) = self.take_answer(channel) else {
+                break;
+            };
+            self.counters.faults_answered += u64::from(group.records);
+            self.drain.answered = self.drain.answered.saturating_add(group.records);
+            self.observe(
+                now_ns,
+                Observation::AnswerWritten {
+                    channel,
+                    cookie: group.cookie,
+                    code: group.code,
+                    faults: group.records,
+                },
+            );
+        }
+        self.settle(now_ns);
+    }
+
+    /// The kernel refused the next answer of `channel` with EINVAL: it had aborted the faults itself.
+    pub fn answer_aborted(&mut self, channel: u32, now_ns: u64) {
+        if let Some(group) = self.take_answer(channel) {
+            self.counters.answers_aborted += 1;
+            self.observe(
+                now_ns,
+                Observation::AnswerAborted {
+                    channel,
+                    cookie: group.cookie,
+                    faults: group.records,
+                },
+            );
+        }
+        self.settle(now_ns);
+    }
+
+    fn take_answer(&mut self, channel: u32) -> Option<Group> {
+        let index = self.channels.find(channel)?;
+        let group = self.channels.pop_answer(index)?;
+        self.outstanding = self.outstanding.saturating_sub(group.records);
+        self.channels.close_if_unused(index);
+        Some(group)
+    }
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The queue of submissions.
+
+use std::collections::VecDeque;
+
+use crate::wire::Submission;
+
+/// A queued submission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pending {
+    pub(super) device: u32,
+    pub(super) submission: Submission,
+}
+
+/// Submissions in the order of their tickets.
+#[derive(Debug)]
+pub(super) struct PendingQueue {
+    queue: VecDeque<Pending>,
+    max: usize,
+    next_ticket: u64,
+}
+
+impl PendingQueue {
+    pub(super) fn new(max_pending: u32) -> Self {
+        Self {
+            queue: VecDeque::with_capacity(max_pending as usize),
+            max: max_pending as usize,
+            next_ticket: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.queue.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.len() >= self.max
+    }
+
+    /// The ticket that the next submission must have.
+    pub(super) fn next_ticket(&self) -> u64 {
+        self.next_ticket
+    }
+
+    /// The oldest ticket that has not been replayed.
+    pub(super) fn next_replay(&self) -> u64 {
+        self.front()
+            .map_or(self.next_ticket, |pending| pending.submission.ticket.get())
+    }
+
+    /// Queues a submission. The caller has checked its ticket and that there is room.
+    pub(super) fn push(&mut self, device: u32, submission: Submission) {
+        self.skip_ticket();
+        self.queue.push_back(Pending { device, submission });
+    }
+
+    /// The submission with the next ticket is not queued.
+    pub(super) fn skip_ticket(&mut self) {
+        self.next_ticket = self.next_ticket.wrapping_add(1);
+    }
+
+    pub(super) fn front(&self) -> Option<&Pending> {
+        self.queue.front()
+    }
+
+    pub(super) fn pop(&mut self) {
+        self.queue.pop_front();
+    }
+
+    /// Drops the submissions of a device and returns how many.
+    pub(super) fn drop_device(&mut self, device: u32) -> u32 {
+        let before = self.len();
+        self.queue.retain(|pending| pending.device != device);
+        before - self.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
+        self.queue.iter()
+    }
+
+    /// Replaces the content. The caller has checked that it fits.
+    pub(super) fn restore(&mut self, next_ticket: u64, pending: impl Iterator<Item = Pending>) {
+        self.next_ticket = next_ticket;
+        self.queue.clear();
+        self.queue.extend(pending);
+    }
+}

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tables of fixed size, and lists threaded through their records.
+
+/// Index that stands for none.
+pub(super) const NIL: u32 = u32::MAX;
+
+/// Place of a record in one list.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Links {
+    prev: u32,
+    next: u32,
+}
+
+impl Links {
+    pub(super) const NONE: Self = Self {
+        prev: NIL,
+        next: NIL,
+    };
+}
+
+/// A record that can be in several lists at once, one for each of its links.
+pub(super) trait Linked {
+    fn links(&self) -> &[Links];
+    fn links_mut(&mut self) -> &mut [Links];
+}
+
+/// A list through link number `K` of the records of one table.
+#[derive(Debug)]
+pub(super) struct List<const K: usize> {
+    head: u32,
+    tail: u32,
+    len: u32,
+}
+
+impl<const K: usize> List<K> {
+    pub(super) const fn new() -> Self {
+        Self {
+            head: NIL,
+            tail: NIL,
+            len: 0,
+        }
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        self.len
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    pub(super) fn front(&self) -> Option<u32> {
+        (self.head != NIL).then_some(self.head)
+    }
+
+    pub(super) fn next<T: Linked>(table: &Table<T>, index: u32) -> Option<u32> {
+        let next = table.get(index).links()[K].next;
+        (next != NIL).then_some(next)
+    }
+
+    pub(super) fn iter<'a, T: Linked>(
+        &self,
+        table: &'a Table<T>,
+    ) -> impl Iterator<Item = u32> + use<'a, T, K> {
+        std::iter::successors(self.front(), move |index| Self::next(table, *index))
+    }
+
+    pub(super) fn push_back<T: Linked>(&mut self, table: &mut Table<T>, index: u32) {
+        table.get_mut(index).links_mut()[K] = Links {
+            prev: self.tail,
+            next: NIL,
+        };
+        if self.tail == NIL {
+            self.head = index;
+        } else {
+            table.get_mut(self.tail).links_mut()[K].next = index;
+        }
+        self.tail = index;
+        self.len += 1;
+    }
+
+    pub(super) fn remove<T: Linked>(&mut self, table: &mut Table<T>, index: u32) {
+        let Links { prev, next } =
+            std::mem::replace(&mut table.get_mut(index).links_mut()[K], Links::NONE);
+        if prev == NIL {
+            self.head = next;
+        } else {
+            table.get_mut(prev).links_mut()[K].next = next;
+        }
+        if next == NIL {
+            self.tail = prev;
+        } else {
+            table.get_mut(next).links_mut()[K].prev = prev;
+        }
+        self.len -= 1;
+    }
+
+    fn pop_front<T: Linked>(&mut self, table: &mut Table<T>) -> Option<u32> {
+        let index = self.front()?;
+        self.remove(table, index);
+        Some(index)
+    }
+}
+
+/// Records that never move.
+///
+/// Link 0 of a record threads the free list while it is free. Freed records are used again last.
+#[derive(Debug)]
+pub(super) struct Table<T> {
+    records: Box<[T]>,
+    free: List<0>,
+}
+
+impl<T: Linked + Clone> Table<T> {
+    pub(super) fn new(len: u32, record: T) -> Self {
+        let mut table = Self {
+            records: vec![record; len as usize].into_boxed_slice(),
+            free: List::new(),
+        };
+        for index in 0..len {
+            table.release(index);
+        }
+        table
+    }
+}
+
+impl<T: Linked> Table<T> {
+    pub(super) fn free_len(&self) -> u32 {
+        self.free.len()
+    }
+
+    /// Whether every record is free.
+    pub(super) fn is_unused(&self) -> bool {
+        self.free.len() as usize == self.records.len()
+    }
+
+    pub(super) fn alloc(&mut self) -> Option<u32> {
+        let mut free = std::mem::replace(&mut self.free, List::new());
+        let index = free.pop_front(self);
+        self.free = free;
+        index
+    }
+
+    pub(super) fn release(&mut self, index: u32) {
+        let mut free = std::mem::replace(&mut self.free, List::new());
+        free.push_back(self, index);
+        self.free = free;
+    }
+
+    pub(super) fn get(&self, index: u32) -> &T {
+        &self.records[index as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, index: u32) -> &mut T {
+        &mut self.records[index as usize]
+    }
+
+    pub(super) fn lookup(&self, index: u32) -> Option<&T> {
+        self.records.get(index as usize)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Clone)]
+    struct Record([Links; 2]);
+
+    impl Linked for Record {
+        fn links(&self) -> &[Links] {
+            &self.0
+        }
+
+        fn links_mut(&mut self) -> &mut [Links] {
+            &mut self.0
+        }
+    }
+
+    fn table(len: u32) -> Table<Record> {
+        Table::new(len, Record([Links::NONE; 2]))
+    }
+
+    #[test]
+    fn test_alloc_after_release_reuses_the_oldest_first() {
+        let mut table = table(3);
+
+        let first = [table.alloc(), table.alloc()];
+        table.release(1);
+        table.release(0);
+        let then = [table.alloc(), table.alloc(), table.alloc(), table.alloc()];
+
+        assert_eq!(first, [Some(0), Some(1)]);
+        assert_eq!(then, [Some(2), Some(1), Some(0), None]);
+        assert_eq!(table.free_len(), 0);
+    }
+
+    #[test]
+    fn test_list_remove_head_middle_tail_keeps_order() {
+        let mut table = table(5);
+        let mut list = List::<1>::new();
+        for index in [4, 2, 0, 1, 3] {
+            list.push_back(&mut table, index);
+        }
+
+        list.remove(&mut table, 0);
+        let middle: Vec<u32> = list.iter(&table).collect();
+        list.remove(&mut table, 4);
+        list.remove(&mut table, 3);
+        let ends: Vec<u32> = list.iter(&table).collect();
+
+        assert_eq!(middle, [4, 2, 1, 3]);
+        assert_eq!(ends, [2, 1]);
+        assert_eq!(list.len(), 2);
+    }
+
+    #[test]
+    fn test_list_emptied_accepts_records_again() {
+        let mut table = table(1);
+        let mut list = List::<1>::new();
+        list.push_back(&mut table, 0);
+        list.remove(&mut table, 0);
+        assert!(list.is_empty());
+        assert_eq!(list.front(), None);
+
+        list.push_back(&mut table, 0);
+
+        assert_eq!(list.front(), Some(0));
+    }
+}
