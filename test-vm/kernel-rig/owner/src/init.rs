@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Process 1: mounts what is needed, runs the checks one after the other, switches the machine off.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::FileExt, process::ExitStatusExt},
+    },
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    mount::{mount, MountFlags},
+    process::{kill_process_group, pidfd_open, waitpid, Pid, PidfdFlags, Signal, WaitOptions},
+    system::{reboot, RebootCommand},
+};
+
+use crate::{
+    checks::{Check, Platform, ALL},
+    testdev, vfio, wait,
+};
+
+/// A check that takes longer hangs.
+const CHECK_LIMIT: Duration = Duration::from_secs(120);
+/// A byte of PCI configuration space that nothing interprets: Interrupt Line of the host bridge. The emulator logs
+/// writes to it, which cuts its log into the parts that belong to each check.
+const MARKER: (&str, u64) = ("/sys/bus/pci/devices/0000:00:00.0/config", 0x3c);
+
+/// Runs everything and powers off.
+pub fn run() -> ! {
+    if let Err(error) = prepare().and_then(|()| run_checks()) {
+        println!("vsva-rig: error {error}");
+    }
+    println!("vsva-rig: end");
+    rustix::fs::sync();
+    let error = reboot(RebootCommand::PowerOff);
+    panic!("power off: {error:?}");
+}
+
+fn prepare() -> io::Result<()> {
+    for (source, target, kind) in [
+        ("proc", "/proc", "proc"),
+        ("sysfs", "/sys", "sysfs"),
+        ("devtmpfs", "/dev", "devtmpfs"),
+        ("tmpfs", "/tmp", "tmpfs"),
+    ] {
+        fs::create_dir_all(target)?;
+        match mount(source, target, kind, MountFlags::empty(), None) {
+            // The kernel may have mounted it.
+            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
+            Err(error) => return Err(io::Error::other(format!("mount {target}: {error}"))),
+        }
+    }
+    for function in vfio::find_functions(testdev::VENDOR, testdev::DEVICE)? {
+        vfio::bind(&function)?;
+    }
+    Ok(())
+}
+
+fn run_checks() -> io::Result<()> {
+    let kernel = rustix::system::uname();
+    let platform = Platform::of_this_machine();
+    let wanted = wanted()?;
+    println!(
+        "vsva-rig: kernel {} {platform:?}",
+        kernel.release().to_string_lossy()
+    );
+    for (index, check) in ALL.iter().enumerate() {
+        if (check.nested_only && platform != Platform::Nested)
+            || (!wanted.is_empty() && !wanted.iter().any(|name| name == check.name))
+        {
+            continue;
+        }
+        // 0 stands for "between two checks".
+        mark(u8::try_from(index + 1).map_err(io::Error::other)?)?;
+        println!("vsva-rig: begin {} {}", index + 1, check.name);
+        let started = Instant::now();
+        let result = run_check(check);
+        let took = started.elapsed().as_millis();
+        mark(0)?;
+        match result {
+            Ok(status) if status.success() => println!("vsva-rig: passed {} {took}", check.name),
+            Ok(status) => println!("vsva-rig: failed {} {took} {status}", check.name),
+            Err(error) => println!("vsva-rig: failed {} {took} {error}", check.name),
+        }
+    }
+    Ok(())
+}
+
+/// Names on the kernel's command line, `vsva.checks=NAME,NAME`; empty for all.
+fn wanted() -> io::Result<Vec<String>> {
+    let line = fs::read_to_string("/proc/cmdline")?;
+    Ok(line
+        .split_whitespace()
+        .filter_map(|word| word.strip_prefix("vsva.checks="))
+        .flat_map(|names| names.split(','))
+        .map(String::from)
+        .collect())
+}
+
+fn mark(value: u8) -> io::Result<()> {
+    let (path, offset) = MARKER;
+    match OpenOptions::new().write(true).open(path) {
+        Ok(config) => config.write_all_at(&[value], offset),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs the check in a process group of its own, and ends all of it.
+fn run_check(check: &Check) -> io::Result<ExitStatus> {
+    use std::os::unix::process::CommandExt;
+    let child = Command::new("/proc/self/exe")
+        .args(["check", check.name])
+        .env("RUST_BACKTRACE", "0")
+        .stdin(Stdio::null())
+        .process_group(0)
+        .spawn()?;
+    let group = pid_of(&child)?;
+    let ended = wait::readable(pidfd(group)?.as_fd(), CHECK_LIMIT);
+    // The back-ends of a check that failed are still there.
+    if let Err(error) = kill_process_group(group, Signal::KILL) {
+        if error != rustix::io::Errno::SRCH {
+            return Err(error.into());
+        }
+    }
+    let mut status = None;
+    // Also of the processes that the check left to us.
+    while let Ok(Some((pid, wait_status))) = waitpid(None, WaitOptions::empty()) {
+        if pid == group {
+            status = Some(ExitStatus::from_raw(wait_status.as_raw()));
+        }
+    }
+    match status {
+        Some(status) if ended => Ok(status),
+        _ => Err(io::Error::other(format!(
+            "still running after {CHECK_LIMIT:?}"
+        ))),
+    }
+}
+
+fn pid_of(child: &Child) -> io::Result<Pid> {
+    i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| io::Error::other("no process id"))
+}
+
+fn pidfd(pid: Pid) -> io::Result<OwnedFd> {
+    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""What the rig in the guest says on the console, and what the kernel says in between."""
+
+import re
+from dataclasses import dataclass, field
+
+LINE = re.compile(r"^vsva-rig: (\w+)(?: (.*))?$")
+# What a kernel prints when it has found a mistake of its own.
+KERNEL_TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Internal error:|Unable to handle kernel|Kernel panic|refcount_t:")
+
+
+@dataclass
+class Result:
+    name: str
+    index: int
+    passed: bool = False
+    milliseconds: int = 0
+    reason: str = "the machine stopped in the middle of it"
+    output: list = field(default_factory=list)
+    figures: dict = field(default_factory=dict)
+
+
+@dataclass
+class Console:
+    kernel: str = ""
+    results: list = field(default_factory=list)
+    errors: list = field(default_factory=list)
+    ended: bool = False
+
+    @classmethod
+    def parse(cls, lines):
+        console, current = cls(), None
+        for line in lines:
+            line = line.rstrip("\r\n")
+            if KERNEL_TROUBLE.search(line):
+                where = f" during {current.name}" if current else ""
+                console.errors.append(f"the kernel says{where}: {line}")
+            match = LINE.match(line)
+            if not match:
+                if current:
+                    current.output.append(line)
+                continue
+            word, rest = match[1], match[2] or ""
+            if word == "kernel":
+                console.kernel = rest
+            elif word == "begin":
+                index, name = rest.split()
+                current = Result(name, int(index))
+                console.results.append(current)
+            elif word in ("passed", "failed") and current:
+                name, took, *reason = rest.split(" ", 2)
+                current.passed = word == "passed" and name == current.name
+                current.milliseconds, current.reason = int(took), " ".join(reason)
+                current = None
+            elif word == "figure" and current:
+                key, value = rest.split("=", 1)
+                current.figures[key] = float(value)
+            elif word == "error":
+                console.errors.append(rest)
+            elif word == "end":
+                console.ended = True
+        return console
