@@ -5,6 +5,7 @@
 //! - [`core`]: the state machine, without I/O.
 //! - [`state`]: the state stream.
 //! - [`backend`]: the shell around them: sockets, rings, threads.
+//! - `frontend` (with the feature of that name): what a VMM does to use it.
 //! - [`sandbox`]: what the process gives up before it talks to anybody.
 
 #![deny(unsafe_code)]
@@ -13,6 +14,8 @@ pub mod backend;
 pub mod config;
 pub mod core;
 pub mod error;
+#[cfg(feature = "frontend")]
+pub mod frontend;
 pub mod sandbox;
 pub mod state;
 mod sys;

@@ -8,25 +8,38 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use rustix::io::{fcntl_setfd, FdFlags};
 
-/// Takes over a descriptor that the process was started with.
+/// Takes over a descriptor that the process was started with, before any other is opened.
 ///
-/// # Safety
-///
-/// Nothing else in the process may use or close `fd`: call it once for a number that came from the
-/// command line or the environment, before any descriptor has been opened.
-pub unsafe fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
+/// It works once in the life of the process, as a second owner would close what is not its own.
+pub(crate) fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
+    static ADOPTED: AtomicBool = AtomicBool::new(false);
+    if fd <= libc::STDERR_FILENO {
+        return Err(io::Error::other("it is a standard stream"));
+    }
+    if ADOPTED.swap(true, Ordering::Relaxed) {
+        return Err(io::Error::other("a descriptor has been taken over already"));
+    }
     // SAFETY: fcntl(F_GETFD) touches no memory and tells whether the number is an open descriptor.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and the caller vouches for its being ours alone.
+    // SAFETY: it is open, and passed to the process for this purpose; nothing else has been opened yet.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
     Ok(fd)
+}
+
+/// The descriptor of an eventfd, which has no safe way to lend it.
+#[cfg(feature = "frontend")]
+pub fn event_fd(event: &vmm_sys_util::eventfd::EventFd) -> BorrowedFd<'_> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the eventfd keeps its descriptor open as long as the borrow lasts.
+    unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
 /// A new epoll instance.

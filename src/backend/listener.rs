@@ -120,9 +120,7 @@ fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
 
 fn adopt(number: RawFd) -> Result<UnixListener, Error> {
     let refused = |reason: String| Error::ListenFd { fd: number, reason };
-    // SAFETY: open() promises to be called before any other descriptor is opened.
-    #[allow(unsafe_code)]
-    let fd = unsafe { sys::adopt_fd(number) }
+    let fd = sys::adopt_fd(number)
         .map_err(|e| refused(format!("{e}; was the program started with it?")))?;
     let unix_stream = sockopt::socket_domain(&fd) == Ok(AddressFamily::UNIX)
         && sockopt::socket_type(&fd) == Ok(SocketType::STREAM);

@@ -1,0 +1,160 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The front end's end of the attach channel.
+
+use std::{
+    io::{self, IoSlice},
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    io::Errno,
+    net::{recv, sendmsg, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags},
+};
+use zerocopy::{FromBytes, IntoBytes};
+
+use super::FrontendError;
+use crate::wire::{
+    AttachPacket, AttachReply, AttachRequest, AttachType, ATTACH_FLAG_PRI, ATTACH_PACKET_SIZE, U32,
+};
+
+const MAX_FDS: usize = 16;
+
+/// A device to attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// Number that the front end gives it, below `max_devices`.
+    pub device: u32,
+    /// SID as the guest knows it.
+    pub vsid: u32,
+    /// `dev_id` in the records of the fault channel.
+    pub dev_id: u32,
+    /// Number that the front end gives the fault channel.
+    pub channel: u32,
+    /// Limit of outstanding faults, 0 for the back-end's own.
+    pub max_outstanding: u32,
+    /// Whether the guest answers its faults with CMD_PRI_RESP.
+    pub pri: bool,
+}
+
+/// The channel over which fault descriptors are handed to the back-end.
+pub struct AttachChannel {
+    socket: OwnedFd,
+    seq: u32,
+    timeout: Duration,
+}
+
+impl AttachChannel {
+    pub(super) fn new(socket: OwnedFd, timeout: Duration) -> Self {
+        Self {
+            socket,
+            seq: 0,
+            timeout,
+        }
+    }
+
+    /// Attaches a device, with the descriptor of its fault channel if the channel is new.
+    ///
+    /// A reply means that the back-end serves the device's faults.
+    pub fn attach(
+        &mut self,
+        attachment: &Attachment,
+        fault_fd: Option<BorrowedFd<'_>>,
+    ) -> Result<(), FrontendError> {
+        let request = AttachRequest {
+            vsid: U32::new(attachment.vsid),
+            iommufd_dev_id: U32::new(attachment.dev_id),
+            channel: U32::new(attachment.channel),
+            max_outstanding: U32::new(attachment.max_outstanding),
+        };
+        let mut packet = AttachPacket::new(AttachType::Attach, attachment.device, &request);
+        if attachment.pri {
+            packet.flags = U32::new(ATTACH_FLAG_PRI);
+        }
+        let fds: Vec<BorrowedFd<'_>> = fault_fd.into_iter().collect();
+        self.request(packet, &fds)
+    }
+
+    /// Detaches a device. A reply means that nothing more will be written for it to its fault channel.
+    pub fn detach(&mut self, device: u32) -> Result<(), FrontendError> {
+        let packet = AttachPacket::new::<[u8; 0]>(AttachType::Detach, device, &[]);
+        self.request(packet, &[])
+    }
+
+    /// Sends a request and waits for its reply.
+    pub fn request(
+        &mut self,
+        mut packet: AttachPacket,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(), FrontendError> {
+        self.seq = self.seq.wrapping_add(1);
+        packet.seq = U32::new(self.seq);
+        self.send(packet.as_bytes(), fds)?;
+        let reply = self.receive()?;
+        if reply.seq != packet.seq || reply.kind.get() != packet.kind.get().wrapping_add(0x100) {
+            return Err(FrontendError::Protocol(format!(
+                "attach channel: {reply:?} is no reply to {packet:?}"
+            )));
+        }
+        let reply: AttachReply = reply.payload();
+        match i32::try_from(reply.status.get()) {
+            Ok(0) => Ok(()),
+            status => Err(FrontendError::Refused {
+                errno: Errno::from_raw_os_error(status.unwrap_or(libc::EPROTO)),
+                text: reply.text(),
+            }),
+        }
+    }
+
+    /// Sends a packet of any length.
+    pub fn send(&self, packet: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), FrontendError> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(FrontendError::Protocol("too many descriptors".to_owned()));
+        }
+        sendmsg(
+            &self.socket,
+            &[IoSlice::new(packet)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+        .map_err(FrontendError::system("attach channel"))?;
+        Ok(())
+    }
+
+    /// Waits for a packet of the back-end.
+    pub fn receive(&self) -> Result<AttachPacket, FrontendError> {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(self.timeout.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(self.timeout.subsec_nanos()),
+        };
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        loop {
+            match poll(&mut fds, Some(&timeout)) {
+                Ok(0) => return Err(FrontendError::Timeout("answer on the attach channel")),
+                Ok(_) => break,
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(FrontendError::system("attach channel")(e)),
+            }
+        }
+        let mut bytes = [0; ATTACH_PACKET_SIZE];
+        let (len, _) = recv(&self.socket, &mut bytes[..], RecvFlags::empty())
+            .map_err(FrontendError::system("attach channel"))?;
+        if len == 0 {
+            let closed = io::Error::from(io::ErrorKind::UnexpectedEof);
+            return Err(FrontendError::system("attach channel")(closed));
+        }
+        AttachPacket::read_from_bytes(&bytes[..len]).map_err(|_| {
+            FrontendError::Protocol(format!("attach channel: a packet of {len} bytes"))
+        })
+    }
+}
+
+impl AsFd for AttachChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
