@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# Guests in the patched QEMU with the backend, and QEMU's own tests.
+
+. "$VSVA_TEST_VM/lib/avocado.sh"
+. "$VSVA_TEST_VM/lib/qtest.sh"
+
+needs()
+{
+	setup_machine "${PACKAGES_QTEST[@]}"
+}
+
+run()
+{
+	avocado_run "$VSVA_ROOT/tests/avocado"
+	qtest_compare
+}

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# The Rust crate: format, lints, documentation, tests.
+
+needs()
+{
+	rust_need_lints
+}
+
+# Turns cargo test's lines into results.
+rust_results()
+{
+	local of='' line status name
+	local running='^ *(Running|Doc-tests) ([^ ]+ )?([^ ]+)'
+	local outcome='^test (.*) \.\.\. (ok|FAILED|ignored)(, (.*))?$'
+
+	while IFS= read -r line; do
+		if [[ $line =~ $running ]]; then
+			of=${BASH_REMATCH[3]#tests/}
+			of=${of%.rs}
+		elif [[ $line =~ $outcome ]]; then
+			name="$of ${BASH_REMATCH[1]% - should panic}"
+			status=${BASH_REMATCH[2]}
+			case $status in
+			ok) result pass "$name" ;;
+			FAILED) result fail "$name" ;;
+			ignored) result skip "$name" "${BASH_REMATCH[4]:-ignored}" ;;
+			esac
+		fi
+	done <"$1"
+}
+
+rust_tests()
+{
+	local log=$VSVA_OUT/cargo-test.log status=0 failed
+
+	step rust 4/4 "cargo test"
+	cargo test --locked --all-features --no-fail-fast >"$log" 2>&1 </dev/null || status=$?
+	failed=$(results_count fail)
+	rust_results "$log"
+	if [ $status -ne 0 ]; then
+		keep_log cargo-test.log "$log"
+		show_log "$log" 60
+		# It may fail without a failed test, when something does not compile.
+		[ "$(results_count fail)" -gt "$failed" ] ||
+			result fail "cargo test" "it ended with status $status"
+	fi
+}
+
+run()
+{
+	cd "$VSVA_ROOT"
+	run_test "cargo fmt" cargo fmt --check
+	run_test "cargo clippy" cargo clippy --locked --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS='-D warnings' run_test "cargo doc" \
+		cargo doc --locked --no-deps --all-features --document-private-items
+	rust_tests
+}

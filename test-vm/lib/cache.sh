@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# Things that take long to make, each kept under a key of all it is made of.
+
+# cache_path NAME KEY
+cache_path()
+{
+	printf '%s/%s-%s\n' "$VSVA_CACHE" "$1" "$2"
+}
+
+cache_complete()
+{
+	[ -e "$1/.complete" ]
+}
+
+# cache_make NAME KEY PROGRAM ARGUMENT...: makes the folder NAME-KEY by running
+# make/PROGRAM FOLDER LOG ARGUMENT..., unless it is there, and prints its path. A
+# folder counts only when the program has succeeded; two that want the same one
+# make it once.
+cache_make()
+{
+	local name=$1 program=$3 folder log
+
+	folder=$(cache_path "$1" "$2")
+	log=$folder.log
+	shift 3
+	if ! cache_complete "$folder"; then
+		(
+			flock 9
+			if ! cache_complete "$folder"; then
+				rm -rf "$folder"
+				mkdir "$folder"
+				: >"$log"
+				"$VSVA_TEST_VM/make/$program" "$folder" "$log" "$@" >&2 </dev/null 9>&- ||
+					die "$name could not be made; the whole log: $log"
+				: >"$folder/.complete"
+			fi
+		) 9>"$folder.lock" || exit 1
+	fi
+	touch "$folder/.used"
+	printf '%s\n' "$folder"
+}
+
+# Forgets what no program has asked for in the last DAYS days.
+cache_prune()
+{
+	local days=$1 folder
+
+	for folder in "$VSVA_CACHE"/*-*/; do
+		folder=${folder%/}
+		[ -d "$folder" ] || continue
+		if [ -z "$(find "$folder" -maxdepth 1 -name .used -mtime "-$days")" ]; then
+			(
+				flock -n 9 || exit 0
+				say "removing $folder"
+				rm -rf "$folder" "$folder.log" "$folder.lock"
+			) 9>"$folder.lock"
+		fi
+	done
+}

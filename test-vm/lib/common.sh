@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# Where things are, and how to talk. Sourced first by every program here.
+
+set -euo pipefail
+shopt -s inherit_errexit
+export LC_ALL=C.UTF-8
+
+VSVA_TEST_VM=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+VSVA_ROOT=$(dirname "$VSVA_TEST_VM")
+VSVA_CACHE=${XDG_CACHE_HOME:-${HOME:?}/.cache}/vhost-user-vsva
+VSVA_PATCHES=$VSVA_ROOT/qemu-patches
+VSVA_JOBS=$(nproc)
+export VSVA_OUT=${VSVA_OUT:-$VSVA_TEST_VM/out}
+mkdir -p "$VSVA_CACHE" "$VSVA_OUT"
+
+say()
+{
+	printf '%s\n' "$*" >&2
+}
+
+die()
+{
+	say "${0##*/}: $*"
+	exit 1
+}
+
+# step NAME N/OF TEXT...
+step()
+{
+	say "[$1 $2] ${*:3}"
+}
+
+# The end of a log, for the reader who wants to know why something failed.
+show_log()
+{
+	[ -s "$1" ] || return 0
+	say "--- the end of $1:"
+	tail -n "${2:-30}" "$1" >&2
+	say "---"
+}
+
+# logged LOG COMMAND... runs it silently, and shows the log's end if it fails.
+logged()
+{
+	local log=$1 status=0
+
+	shift
+	"$@" >>"$log" 2>&1 </dev/null || status=$?
+	[ $status -eq 0 ] || show_log "$log"
+	return $status
+}
+
+# with_progress NAME N/OF LOG TEXT COMMAND...: like logged; every ten seconds it
+# says how far the command is, which it finds in lines that begin with [DONE/ALL].
+with_progress()
+{
+	local name=$1 at=$2 log=$3 text=$4 next=$SECONDS line status=0
+
+	shift 4
+	step "$name" "$at" "$text"
+	"$@" 2>&1 </dev/null | while IFS= read -r line; do
+		printf '%s\n' "$line" >>"$log"
+		if [[ $line =~ ^\[([0-9]+/~?[0-9]+)\] ]] && [ $SECONDS -ge $next ]; then
+			step "$name" "$at" "$text ${BASH_REMATCH[1]}"
+			next=$((SECONDS + 10))
+		fi
+	done || status=$?
+	[ $status -eq 0 ] || show_log "$log"
+	return $status
+}
+
+# The first 16 hex digits of what comes on standard input: enough for a name.
+digest()
+{
+	sha256sum | cut -c1-16
+}
+
+# digest_files FILE...: of names (without their folder) and contents
+digest_files()
+{
+	local file
+
+	for file in "$@"; do
+		printf '%s ' "${file##*/}"
+		sha256sum <"$file"
+	done | digest
+}

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# Debian packages of the machine itself.
+
+PACKAGES_BUILD=(build-essential bc bison dpkg-dev flex git ninja-build patch pkg-config
+	python3 python3-venv xz-utils libfdt-dev libglib2.0-dev libpixman-1-dev)
+PACKAGES_GUEST=(build-essential bc bison dpkg-dev flex xz-utils gcc-aarch64-linux-gnu
+	libc6-dev-arm64-cross)
+PACKAGES_PYTHON=(ca-certificates python3 python3-venv)
+PACKAGES_QTEST=(ipxe-qemu)
+PACKAGES_CHECKPATCH=(git perl)
+PACKAGES_RUST=(ca-certificates gcc libc6-dev)
+PACKAGES_CARGO=(cargo rust-clippy rustc rustfmt)
+
+as_root()
+{
+	if [ "$(id -u)" -eq 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		if [ -t 0 ]; then sudo "$@"; else sudo -n "$@"; fi
+	else
+		die "neither root nor sudo: cannot run $*"
+	fi
+}
+
+packages_missing()
+{
+	local package
+
+	for package in "$@"; do
+		dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null |
+			grep -qx installed || printf '%s\n' "$package"
+	done
+}
+
+packages_need_debian()
+{
+	local ID='' VERSION_CODENAME=''
+
+	# shellcheck source=/dev/null
+	. /etc/os-release
+	case $ID-$VERSION_CODENAME in
+	debian-bookworm | debian-trixie) ;;
+	*) die "this is $ID $VERSION_CODENAME; the set-up knows Debian 12 and 13" ;;
+	esac
+}
+
+# packages_install PACKAGE...: what of it is missing
+packages_install()
+{
+	local log=$VSVA_CACHE/packages.log missing
+
+	mapfile -t missing < <(packages_missing "$@" | sort -u)
+	[ ${#missing[@]} -gt 0 ] || return 0
+	packages_need_debian
+	: >"$log"
+	step packages 1/2 "apt-get update"
+	logged "$log" as_root apt-get -q update || die "apt-get update failed"
+	step packages 2/2 "apt-get install ${missing[*]}"
+	logged "$log" as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+		--no-install-recommends -o Dpkg::Use-Pty=0 install "${missing[@]}" ||
+		die "apt-get install failed"
+}

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# The Rust toolchain and the backend.
+
+rust_minimum()
+{
+	sed -nE 's/^rust-version *= *"([0-9.]+)".*/\1/p' "$VSVA_ROOT/Cargo.toml"
+}
+
+rust_version()
+{
+	(cd "$VSVA_ROOT" && cargo --version 2>/dev/null) | awk '{ print $2 }'
+}
+
+# A toolchain that is there is used, else Debian's is installed.
+rust_need()
+{
+	local minimum version
+
+	minimum=$(rust_minimum)
+	packages_install "${PACKAGES_RUST[@]}"
+	if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
+		PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
+	fi
+	if ! command -v cargo >/dev/null; then
+		if grep -q bookworm /etc/os-release; then
+			die "Rust $minimum or newer is missing, and Debian 12 has an older one: install a toolchain with rustup"
+		fi
+		packages_install "${PACKAGES_CARGO[@]}"
+	fi
+	version=$(rust_version || true)
+	if [ "$(printf '%s\n' "$minimum" "${version:-0}" | sort -V | head -n 1)" != "$minimum" ]; then
+		die "Rust $minimum or newer is needed, and cargo here is ${version:-not working}"
+	fi
+}
+
+# rustfmt and clippy, which a minimal toolchain has not.
+rust_need_lints()
+{
+	rust_need
+	(cd "$VSVA_ROOT" && cargo fmt --version && cargo clippy --version) >/dev/null 2>&1 && return
+	if command -v rustup >/dev/null; then
+		logged "$VSVA_CACHE/rustup.log" rustup component add rustfmt clippy ||
+			die "rustup could not add rustfmt and clippy"
+	else
+		packages_install "${PACKAGES_CARGO[@]}"
+	fi
+}
+
+# Builds the backend and prints the program's path.
+rust_backend()
+{
+	local log=$VSVA_OUT/backend-build.log
+
+	: >"$log"
+	step backend 1/1 "cargo build --release"
+	(cd "$VSVA_ROOT" && logged "$log" cargo build --locked --release --bin vhost-user-vsva) ||
+		die "the backend could not be built"
+	printf '%s\n' "${CARGO_TARGET_DIR:-$VSVA_ROOT/target}/release/vhost-user-vsva"
+}

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# Everything that a VM with the device needs, in an order in which downloads go
+# on while something is being built.
+
+setup_packages()
+{
+	packages_install "${PACKAGES_BUILD[@]}" "${PACKAGES_GUEST[@]}" \
+		"${PACKAGES_PYTHON[@]}" "$@"
+}
+
+# Fetches in the background what is needed later.
+setup_prefetch()
+{
+	(
+		linux_source >/dev/null &
+		venv_path test >/dev/null &
+		wait
+	) &
+}
+
+# Sets and exports where the programs under test are.
+setup_machine()
+{
+	local qemu kernel guest backend venv
+
+	setup_packages "$@"
+	rust_need
+	setup_prefetch
+	qemu=$(qemu_patched)
+	kernel=$(kernel_path)
+	guest=$(guest_path "$kernel")
+	backend=$(rust_backend)
+	venv=$(venv_path test)
+	wait
+	export VSVA_QEMU=$qemu/build/qemu-system-aarch64
+	export VSVA_KERNEL=$kernel/Image
+	export VSVA_INITRD=$guest/initramfs
+	export VSVA_BACKEND=$backend
+	VSVA_VENV=$venv
+}
