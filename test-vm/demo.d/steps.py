@@ -54,8 +54,8 @@ def follow(run, address, side="source"):
     held = _pick(run.find("guest", "fault_held"), begin)
     step(4, held, "guest", "guest", "the kernel's page fault handler has the fault", "waiters")
     resumed = _pick(run.find(backend, "resume_received", stag=stag), begin)
-    step(5, _pick(run.find(trace, "smmuv3_cmd_resume", stag=stag), begin), "guest", "vSMMU",
-         "page is there, CMD_RESUME in the command queue", "sid", "stag")
+    step(5, _pick(run.find(trace, "smmuv3_fault_handler_command", word2=stag), begin), "guest", "vSMMU",
+         "page is there, CMD_RESUME in the command queue", "sid", "word2")
     step(6, resumed, "vSMMU", "backend", "CMD_RESUME handed to the backend", "sid", "stag")
     answered = _pick(run.find(backend, "answer_written", cookie=cookie), resumed.time if resumed else begin)
     step(7, answered, "backend", "device", "page response written", "cookie", "code")

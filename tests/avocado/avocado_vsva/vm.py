@@ -8,8 +8,7 @@ from .guest import Guest
 from .journal import Journal, LineReader
 from .qmp import Qmp
 
-TRACE_PATTERNS = ("vsva_*", "vhost_user_vsva*", "smmuv3_stall*", "smmuv3_deliver*", "smmuv3_cmd_resume*",
-                  "smmuv3_cmd_stall*")
+TRACE_PATTERNS = ("vsva_*", "smmuv3_stall_*", "smmuv3_deliver_event*", "smmuv3_fault_handler*", "smmuv3_cmdq_sync_wait")
 READY, FAILED = "vsva-guest: ready", "vsva-guest: failed"
 
 
