@@ -26,13 +26,15 @@ use zerocopy::FromZeros;
 
 use super::{
     event_log::EventLog,
-    fault_channel::{AnswerSource, FaultChannel, FaultSink, ReadEnd, WriteEnd},
+    fault_channel::{AnswerSource, ChannelKind, FaultChannel, FaultSink, ReadEnd, WriteEnd},
     poller::{Interest, Poller},
     rings::Rings,
     wake::Wake,
 };
 use crate::{
-    core::{Core, DetachError, DeviceDesc, FaultError, Limits, PortalError},
+    core::{
+        AttachError, Core, DetachError, DeviceDesc, FaultError, HoldError, Limits, PortalError,
+    },
     error::Error,
     wire::{ConfigSpace, LostReason, Message, PageResponse, PgFault},
 };
@@ -180,7 +182,13 @@ impl Device {
             (true, None) => self.step(|core, now| core.attach(desc, now))?,
             (false, Some(fd)) => {
                 let channel = self.new_channel(desc.channel, fd)?;
-                self.step(|core, now| core.attach(desc, now))?;
+                self.step(|core, now| {
+                    core.attach(desc, now)?;
+                    if channel.faults.kind() == ChannelKind::Kernel {
+                        core.set_kernel_channel(desc.channel);
+                    }
+                    Ok::<(), AttachError>(())
+                })?;
                 self.poller
                     .add(&channel.fd, channel.token, Interest::Read)
                     .inspect_err(|_| {
@@ -200,6 +208,33 @@ impl Device {
         self.settle();
         self.close_unused();
         Ok(())
+    }
+
+    /// The front end is about to change the page table of a device. When this returns, its channel is neither read
+    /// nor written until [`Self::unhold`].
+    pub fn hold(&self, device: u32) -> Result<(), HoldError> {
+        let channel = self.channel_of(device)?;
+        channel
+            .faults
+            .at_rest(|| self.step(|core, now| core.hold(device, now)))
+    }
+
+    /// The page table has been changed; `aborted`: the kernel has aborted all faults of the device.
+    pub fn unhold(&self, device: u32, aborted: bool) -> Result<(), HoldError> {
+        let channel = self.channel_of(device)?;
+        let unhold = || self.step(|core, now| core.unhold(device, aborted, now));
+        let result = match self.step(|core, _| core.channel_of(device)) {
+            Some((_, dev_id)) if aborted => channel.faults.discard(dev_id, unhold),
+            _ => channel.faults.at_rest(unhold),
+        };
+        self.settle();
+        result
+    }
+
+    fn channel_of(&self, device: u32) -> Result<Arc<Channel>, HoldError> {
+        self.step(|core, _| core.channel_of(device))
+            .and_then(|(number, _)| lock(&self.channels).get(&number).cloned())
+            .ok_or(HoldError::NotAttached { device })
     }
 
     /// A descriptor of a channel is ready.
@@ -341,7 +376,7 @@ impl Device {
         let more = match channel.faults.read(&mut sink) {
             ReadEnd::More => true,
             ReadEnd::Empty => false,
-            ReadEnd::Refused(FaultError::NoRoom { .. }) => {
+            ReadEnd::Refused(FaultError::NoRoom { .. }) | ReadEnd::Unwanted => {
                 channel.read_blocked.store(true, Ordering::Relaxed);
                 false
             }
@@ -458,14 +493,28 @@ impl FaultSink for Sink<'_> {
         if !self.channel.is_open() {
             return (faults.len(), Ok(()));
         }
-        self.device.step(|core, now| {
-            for (taken, fault) in faults.iter().enumerate() {
-                if let Err(e) = core.fault(self.channel.number, fault, now) {
-                    return (taken, Err(e));
+        let mut taken = 0;
+        loop {
+            let result = self.device.step(|core, now| {
+                for fault in &faults[taken..] {
+                    core.fault(self.channel.number, fault, now)?;
+                    taken += 1;
                 }
-            }
-            (faults.len(), Ok(()))
-        })
+                Ok(())
+            });
+            let Err(FaultError::Stale { channel, cookie }) = result else {
+                return (taken, result);
+            };
+            log::warn!("fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD");
+            self.channel.faults.writer_at_rest(|| {
+                self.device
+                    .step(|core, now| core.forget_stale(channel, cookie, now));
+            });
+        }
+    }
+
+    fn wanted(&mut self) -> bool {
+        self.channel.is_open() && self.device.lock().wants_read(self.channel.number)
     }
 
     fn empty(&mut self) {

@@ -21,10 +21,11 @@ use super::{
     poller::{Interest, Ready},
 };
 use crate::{
-    core::{AttachError, DeviceDesc},
+    core::{AttachError, DeviceDesc, HoldError},
     error::Error,
     wire::{
-        AttachPacket, AttachReply, AttachRequest, AttachType, ATTACH_FLAG_PRI, ATTACH_FLAG_VEVENTQ,
+        AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_PRI,
+        ATTACH_FLAG_VEVENTQ,
     },
 };
 
@@ -196,13 +197,22 @@ impl Worker {
         let device = request.device.get();
         let result = match request.attach_type() {
             Some(AttachType::Attach) => self.attach(request, fds),
-            Some(AttachType::Detach) if !fds.is_empty() => {
-                Err((Errno::INVAL, "DETACH takes no file descriptor".to_owned()))
+            Some(AttachType::Detach | AttachType::Hold | AttachType::Unhold) if !fds.is_empty() => {
+                Err((
+                    Errno::INVAL,
+                    "only ATTACH takes file descriptors".to_owned(),
+                ))
             }
             Some(AttachType::Detach) => self
                 .device
                 .detach(device)
                 .map_err(|e| (Errno::NODEV, e.to_string())),
+            Some(AttachType::Hold) => self.device.hold(device).map_err(hold_failed),
+            Some(AttachType::Unhold) => {
+                let payload: UnholdRequest = request.payload();
+                let aborted = payload.aborted.get() != 0;
+                self.device.unhold(device, aborted).map_err(hold_failed)
+            }
             _ => Err((
                 Errno::INVAL,
                 format!("unknown request {}", request.kind.get()),
@@ -250,6 +260,16 @@ fn errno(failure: &AttachFailure) -> Errno {
         AttachFailure::NoDescriptor(_) | AttachFailure::ExtraDescriptor(_) => Errno::INVAL,
         AttachFailure::Descriptor(e) => Errno::from_io_error(e).unwrap_or(Errno::INVAL),
     }
+}
+
+fn hold_failed(error: HoldError) -> (Errno, String) {
+    let errno = match error {
+        HoldError::NotAttached { .. } => Errno::NODEV,
+        HoldError::NotKernel { .. } => Errno::OPNOTSUPP,
+        HoldError::AlreadyHeld { .. } => Errno::ALREADY,
+        HoldError::NotHeld { .. } => Errno::INVAL,
+    };
+    (errno, error.to_string())
 }
 
 fn reply(request: &AttachPacket, status: i32, text: &str) -> AttachPacket {

@@ -60,6 +60,11 @@ pub trait FaultSink {
 
     /// Everything that there was has been read.
     fn empty(&mut self);
+
+    /// Whether faults are wanted at all now.
+    fn wanted(&mut self) -> bool {
+        true
+    }
 }
 
 /// Where the answers come from.
@@ -83,6 +88,8 @@ pub enum ReadEnd<E> {
     More,
     /// The sink does not take the next fault.
     Refused(E),
+    /// The sink wants no fault now; nothing was read.
+    Unwanted,
     /// Nothing could be read for a passing reason.
     Again(io::Error),
     /// The other end has gone.
@@ -183,6 +190,9 @@ impl FaultChannel {
     /// Offers what was left over, then makes one `read` and offers what it brought.
     pub fn read<S: FaultSink>(&self, sink: &mut S) -> ReadEnd<S::Error> {
         let mut reader = self.lock_reader();
+        if !sink.wanted() {
+            return ReadEnd::Unwanted;
+        }
         if let Err(e) = reader.offer(sink) {
             return ReadEnd::Refused(e);
         }
@@ -231,6 +241,25 @@ impl FaultChannel {
         }
     }
 
+    /// Runs `f` while no other thread writes. The calling thread may be reading.
+    pub fn writer_at_rest<R>(&self, f: impl FnOnce() -> R) -> R {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        f()
+    }
+
+    /// Drops the faults of a device that were read but not taken, and runs `f`, all while no other thread reads or
+    /// writes.
+    pub fn discard<R>(&self, dev_id: u32, f: impl FnOnce() -> R) -> R {
+        let mut reader = self.lock_reader();
+        reader.discard(dev_id);
+        self.writer_at_rest(f)
+    }
+
+    /// What the channel is.
+    pub fn kind(&self) -> ChannelKind {
+        self.kind
+    }
+
     /// Runs `f` while no other thread reads or writes.
     pub fn at_rest<R>(&self, f: impl FnOnce() -> R) -> R {
         let _reader = self.lock_reader();
@@ -262,6 +291,20 @@ impl Reader {
         let (taken, result) = sink.take(faults);
         self.start += taken * PGFAULT_SIZE;
         result
+    }
+
+    /// Drops the whole records of `dev_id`.
+    fn discard(&mut self, dev_id: u32) {
+        let mut kept = Vec::with_capacity(self.end - self.start);
+        for record in self.buf[self.start..self.end].chunks(PGFAULT_SIZE) {
+            let of_device = |fault: PgFault| fault.dev_id.get() == dev_id;
+            if !PgFault::read_from_bytes(record).is_ok_and(of_device) {
+                kept.extend_from_slice(record);
+            }
+        }
+        self.start = 0;
+        self.end = kept.len();
+        self.buf[..kept.len()].copy_from_slice(&kept);
     }
 
     /// Reads once. All records have been taken, at most a piece of one is left (sockets only).

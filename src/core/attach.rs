@@ -76,6 +76,7 @@ impl<O: Observer> Core<O> {
             return Err(DetachError { device });
         };
         let channel = gone.channel;
+        self.end_hold(device);
         let answered = self.abort_faults(device, now_ns);
         let dropped = self.pending.drop_device(device);
         if let Some(slot) = self.devices.slot(device) {
@@ -141,6 +142,7 @@ impl<O: Observer> Core<O> {
         for (_, device) in self.devices.iter_mut() {
             if device.channel == index {
                 device.channel = NIL;
+                device.held = false;
                 device.lost = Some(reason);
                 while let Some(stag) = self.faults.first(&device.faults).map(|f| f.event.stag) {
                     self.faults.remove(stag, &mut device.faults);

@@ -48,6 +48,10 @@ pub(super) struct Channel {
     pub(super) empty: bool,
     /// A record of it found no room.
     pub(super) blocked: Option<Blocked>,
+    /// Devices of it that are held: it is neither read nor written.
+    pub(super) held: u32,
+    /// Its other end is the kernel, which aborts faults by itself when a page table is replaced.
+    pub(super) kernel: bool,
     /// The group whose last record has not been read.
     pub(super) open: Option<u32>,
     groups: List<BY_CHANNEL>,
@@ -112,6 +116,8 @@ impl Channels {
             devices: 0,
             empty: false,
             blocked: None,
+            held: 0,
+            kernel: false,
             open: None,
             groups: List::new(),
             answers: List::new(),
@@ -154,17 +160,39 @@ impl Channels {
         self.groups.get_mut(group)
     }
 
-    /// Whether a group with this cookie has not been answered.
-    pub(super) fn has_cookie(&self, channel: u32, cookie: u32) -> bool {
+    /// The group with this cookie that has not been answered.
+    pub(super) fn by_cookie(&self, channel: u32, cookie: u32) -> Option<u32> {
         let mut index = self.buckets[self.bucket(channel, cookie)];
         while index != NIL {
             let group = self.groups.get(index);
             if group.channel == channel && group.cookie == cookie {
-                return true;
+                return Some(index);
             }
             index = group.hash_next;
         }
-        false
+        None
+    }
+
+    /// A group of the channel that belongs to `dev_id`.
+    pub(super) fn group_of(&self, channel: u32, dev_id: u32) -> Option<u32> {
+        let slot = self.get(channel)?;
+        let mut groups = slot.groups.iter(&self.groups);
+        groups.find(|index| self.groups.get(*index).dev_id == dev_id)
+    }
+
+    /// Forgets a group in whatever state it is, and its answer. Its faults must be gone.
+    pub(super) fn abandon(&mut self, index: u32) -> Group {
+        let group = self.groups.get(index).clone();
+        let answered = !group.open && group.unanswered == 0;
+        if let Some(slot) = self.channels[group.channel as usize].as_mut() {
+            if slot.open == Some(index) {
+                slot.open = None;
+            }
+            if answered {
+                slot.answers.remove(&mut self.groups, index);
+            }
+        }
+        self.forget_group(index)
     }
 
     /// Begins a group; `None` if there are too many.
@@ -316,15 +344,15 @@ mod tests {
             channels.open_group(channel, 1 + n * buckets, 0).unwrap();
             channels.close_group(channel);
         }
-        assert!(channels.has_cookie(channel, 1 + 2 * buckets));
-        assert!(!channels.has_cookie(channel, 2));
+        assert!(channels.by_cookie(channel, 1 + 2 * buckets).is_some());
+        assert!(channels.by_cookie(channel, 2).is_none());
 
         for n in 0..4 {
             assert_eq!(
                 channels.pop_answer(channel).unwrap().cookie,
                 1 + n * buckets
             );
-            assert!(!channels.has_cookie(channel, 1 + n * buckets));
+            assert!(channels.by_cookie(channel, 1 + n * buckets).is_none());
         }
 
         assert!(channels.pop_answer(channel).is_none());

@@ -33,6 +33,8 @@ pub(super) struct Device {
     pub(super) pri: bool,
     /// It said so for the generation that drains.
     pub(super) quiesced: bool,
+    /// The front end is changing its page table.
+    pub(super) held: bool,
     pub(super) faults: List<BY_DEVICE>,
     /// DEVICE_LOST is still to be sent.
     pub(super) lost: Option<LostReason>,
@@ -47,6 +49,7 @@ impl Device {
             max_outstanding: desc.max_outstanding,
             pri: desc.pri,
             quiesced: false,
+            held: false,
             faults: List::new(),
             lost: None,
         }

@@ -149,7 +149,7 @@ impl<O: Observer> Core<O> {
         }
         self.channels
             .iter()
-            .find(|(_, channel)| !channel.empty && channel.blocked.is_none())
+            .find(|(_, channel)| !channel.empty && channel.blocked.is_none() && channel.held == 0)
             .map(|(_, channel)| channel.number)
     }
 

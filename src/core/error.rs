@@ -97,6 +97,15 @@ pub enum FaultError {
         /// Cookie of the group.
         cookie: u32,
     },
+    /// The kernel used a cookie again, so it has aborted the group that had it. Nothing is wrong: with no answer of
+    /// this channel being written, call [`super::Core::forget_stale`] and offer the same record again.
+    #[error("fault channel {channel}: the kernel has aborted the group of cookie {cookie}")]
+    Stale {
+        /// The channel.
+        channel: u32,
+        /// The cookie.
+        cookie: u32,
+    },
     /// A cookie was used again before its group was answered: end the channel with [`super::Core::channel_lost`].
     #[error("fault channel {channel}: cookie {cookie} came again before it was answered")]
     DuplicateCookie {
@@ -110,7 +119,7 @@ pub enum FaultError {
 impl FaultError {
     /// Whether the channel broke its rules and must be ended.
     pub fn is_fatal(&self) -> bool {
-        !matches!(self, Self::NoRoom { .. })
+        !matches!(self, Self::NoRoom { .. } | Self::Stale { .. })
     }
 }
 
@@ -161,6 +170,35 @@ pub enum AttachError {
 pub struct DetachError {
     /// The device.
     pub device: u32,
+}
+
+/// A device could not be held, or released from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum HoldError {
+    /// The device is not attached, or has lost its channel.
+    #[error("device {device} is not attached")]
+    NotAttached {
+        /// The device.
+        device: u32,
+    },
+    /// Its channel is not a fault file of the kernel.
+    #[error("device {device} is emulated: nothing aborts its faults but answers")]
+    NotKernel {
+        /// The device.
+        device: u32,
+    },
+    /// It is held already.
+    #[error("device {device} is held already")]
+    AlreadyHeld {
+        /// The device.
+        device: u32,
+    },
+    /// It is not held.
+    #[error("device {device} is not held")]
+    NotHeld {
+        /// The device.
+        device: u32,
+    },
 }
 
 /// The state cannot be saved now.

@@ -81,13 +81,13 @@ impl<O: Observer> Core<O> {
         let Some(slot) = self.channels.get(index) else {
             return Ok(None);
         };
-        let channel = slot.number;
+        let (channel, kernel) = (slot.number, slot.kernel);
         let cookie = record.cookie.get();
         let Some(open) = slot.open else {
-            return if self.channels.has_cookie(index, cookie) {
-                Err(FaultError::DuplicateCookie { channel, cookie })
-            } else {
-                Ok(None)
+            return match self.channels.by_cookie(index, cookie) {
+                None => Ok(None),
+                Some(_) if kernel => Err(FaultError::Stale { channel, cookie }),
+                Some(_) => Err(FaultError::DuplicateCookie { channel, cookie }),
             };
         };
         let group = self.channels.group(open);
@@ -202,7 +202,7 @@ impl<O: Observer> Core<O> {
         else {
             return false;
         };
-        if slot.devices == 0 {
+        if slot.devices == 0 || slot.held > 0 {
             return false;
         }
         match slot.blocked {
@@ -220,6 +220,9 @@ impl<O: Observer> Core<O> {
         let Some(index) = self.channels.find(channel) else {
             return 0;
         };
+        if self.channels.get(index).is_some_and(|slot| slot.held > 0) {
+            return 0;
+        }
         self.devices
             .on_channel(index)
             .map(|(_, device)| device.room(&self.faults))
@@ -290,6 +293,9 @@ impl<O: Observer> Core<O> {
         let Some(index) = self.channels.find(channel) else {
             return 0;
         };
+        if self.channels.get(index).is_some_and(|slot| slot.held > 0) {
+            return 0;
+        }
         let mut count = 0;
         for (slot, group) in out.iter_mut().zip(self.channels.answers(index)) {
             slot.cookie = U32::new(group.cookie);

@@ -7,6 +7,7 @@
 //! | From | In | Out |
 //! |---|---|---|
 //! | attach channel | [`Core::attach`], [`Core::detach`] | [`Core::channel_in_use`] |
+//! | attach channel | [`Core::hold`], [`Core::unhold`] | [`Core::channel_of`] |
 //! | portal ring | [`Core::portal`] | |
 //! | event ring | room | [`Core::emit`] |
 //! | fault channel | [`Core::fault`], [`Core::channel_empty`], [`Core::channel_lost`] | [`Core::wants_read`], [`Core::next_probe`] |
@@ -27,6 +28,7 @@ mod drain;
 mod error;
 mod fault;
 mod fault_channel;
+mod hold;
 mod limits;
 mod observe;
 mod output;
@@ -34,9 +36,13 @@ mod pending;
 mod persist;
 mod portal;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use device::DeviceDesc;
-pub use error::{AttachError, DetachError, FaultError, PortalError, RestoreError, SnapshotError};
+pub use error::{
+    AttachError, DetachError, FaultError, HoldError, PortalError, RestoreError, SnapshotError,
+};
 pub use limits::{Limits, LimitsError};
 pub use observe::{GuestCommand, Observation, Observer, RefusedReason};
 

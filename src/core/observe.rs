@@ -134,6 +134,12 @@ pub enum Observation {
         cookie: u32,
         faults: u32,
     },
+    /// The front end is changing the page table of a device.
+    #[serde(rename = "hold")]
+    Held { device: u32 },
+    /// It has done so; so many groups had been aborted by the kernel.
+    #[serde(rename = "unhold")]
+    Unheld { device: u32, aborted: u32 },
     /// A submission was queued.
     #[serde(rename = "submission_queued")]
     Submitted {

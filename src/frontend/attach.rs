@@ -17,7 +17,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::FrontendError;
 use crate::wire::{
-    AttachPacket, AttachReply, AttachRequest, AttachType, ATTACH_FLAG_PRI, ATTACH_PACKET_SIZE, U32,
+    AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_PRI,
+    ATTACH_PACKET_SIZE, U32,
 };
 
 const MAX_FDS: usize = 16;
@@ -80,6 +81,22 @@ impl AttachChannel {
     /// Detaches a device. A reply means that nothing more will be written for it to its fault channel.
     pub fn detach(&mut self, device: u32) -> Result<(), FrontendError> {
         let packet = AttachPacket::new::<[u8; 0]>(AttachType::Detach, device, &[]);
+        self.request(packet, &[])
+    }
+
+    /// Tells that the page table of a device is about to change. A reply means that the back-end answers none of the
+    /// faults of the device's channel until [`Self::unhold`].
+    pub fn hold(&mut self, device: u32) -> Result<(), FrontendError> {
+        let packet = AttachPacket::new::<[u8; 0]>(AttachType::Hold, device, &[]);
+        self.request(packet, &[])
+    }
+
+    /// Tells that the page table has been changed, by which the kernel has aborted all faults of the device, or not.
+    pub fn unhold(&mut self, device: u32, aborted: bool) -> Result<(), FrontendError> {
+        let payload = UnholdRequest {
+            aborted: U32::new(aborted.into()),
+        };
+        let packet = AttachPacket::new(AttachType::Unhold, device, &payload);
         self.request(packet, &[])
     }
 

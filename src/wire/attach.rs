@@ -75,10 +75,18 @@ pub enum AttachType {
     Attach = 1,
     /// Request: a device goes away.
     Detach = 2,
+    /// Request: the page table of a device is about to change.
+    Hold = 3,
+    /// Request: it has been changed ([`UnholdRequest`]).
+    Unhold = 4,
     /// Reply to ATTACH ([`AttachReply`]).
     AttachReply = 0x101,
     /// Reply to DETACH ([`AttachReply`]).
     DetachReply = 0x102,
+    /// Reply to HOLD ([`AttachReply`]).
+    HoldReply = 0x103,
+    /// Reply to UNHOLD ([`AttachReply`]).
+    UnholdReply = 0x104,
 }
 
 impl AttachType {
@@ -87,8 +95,12 @@ impl AttachType {
         [
             Self::Attach,
             Self::Detach,
+            Self::Hold,
+            Self::Unhold,
             Self::AttachReply,
             Self::DetachReply,
+            Self::HoldReply,
+            Self::UnholdReply,
         ]
         .into_iter()
         .find(|kind| *kind as u32 == raw)
@@ -113,7 +125,19 @@ pub struct AttachRequest {
 
 impl Payload for AttachRequest {}
 
-/// Payload of ATTACH_REPLY and DETACH_REPLY.
+/// Payload of UNHOLD.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
+)]
+#[repr(C)]
+pub struct UnholdRequest {
+    /// 1: the kernel has aborted every fault of the device; 0: nothing has changed.
+    pub aborted: U32,
+}
+
+impl Payload for UnholdRequest {}
+
+/// Payload of all replies.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned,
 )]
@@ -199,7 +223,7 @@ mod tests {
 
     #[test]
     fn test_attach_type_unknown_number_is_none() {
-        assert_eq!(AttachType::from_raw(3), None);
+        assert_eq!(AttachType::from_raw(5), None);
         assert_eq!(AttachType::from_raw(0x102), Some(AttachType::DetachReply));
     }
 }

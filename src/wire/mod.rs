@@ -14,8 +14,8 @@ mod message;
 mod smmu;
 
 pub use attach::{
-    AttachPacket, AttachReply, AttachRequest, AttachType, ATTACH_FLAG_PRI, ATTACH_FLAG_VEVENTQ,
-    ATTACH_PACKET_SIZE, ATTACH_TEXT_SIZE, ATTACH_UUID,
+    AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_PRI,
+    ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE, ATTACH_TEXT_SIZE, ATTACH_UUID,
 };
 pub use config::{ConfigSpace, CONFIG_MAGIC, CONFIG_SIZE, PROTOCOL_VERSION};
 pub use fault::{

@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What happens behind a fault channel's back: page tables are replaced, and the kernel aborts faults by itself.
+
+use super::table::NIL;
+use super::{Core, HoldError, Observation, Observer};
+
+impl<O: Observer> Core<O> {
+    /// The channel is a fault file of the kernel. It aborts the faults of a device itself when the page table of the
+    /// device is replaced or taken away, and gives their cookies to other faults.
+    pub fn set_kernel_channel(&mut self, channel: u32) {
+        let Some(index) = self.channels.find(channel) else {
+            return;
+        };
+        if let Some(slot) = self.channels.get_mut(index) {
+            slot.kernel = true;
+        }
+    }
+
+    /// The front end is about to change the page table of `device`. Until [`Core::unhold`] there are no answers for
+    /// its channel, and the channel does not want to be read: a cookie that the kernel frees meanwhile is neither
+    /// answered nor met again. What the guest answers is kept. A drain does not end.
+    pub fn hold(&mut self, device: u32, now_ns: u64) -> Result<(), HoldError> {
+        let state = self
+            .devices
+            .get_mut(device)
+            .filter(|state| state.channel != NIL)
+            .ok_or(HoldError::NotAttached { device })?;
+        let slot = self
+            .channels
+            .get_mut(state.channel)
+            .filter(|slot| slot.kernel)
+            .ok_or(HoldError::NotKernel { device })?;
+        if std::mem::replace(&mut state.held, true) {
+            return Err(HoldError::AlreadyHeld { device });
+        }
+        slot.held += 1;
+        slot.empty = false;
+        self.observe(now_ns, Observation::Held { device });
+        self.disturb_drained(now_ns);
+        Ok(())
+    }
+
+    /// The page table of `device` has been changed. `aborted`: the kernel has aborted every fault of the device, so
+    /// those that are known here are forgotten; otherwise they go on as if nothing had been.
+    pub fn unhold(&mut self, device: u32, aborted: bool, now_ns: u64) -> Result<(), HoldError> {
+        let state = self
+            .devices
+            .get(device)
+            .filter(|state| state.channel != NIL)
+            .ok_or(HoldError::NotAttached { device })?;
+        if !state.held {
+            return Err(HoldError::NotHeld { device });
+        }
+        let (channel, dev_id) = (state.channel, state.dev_id);
+        let mut count = 0;
+        if aborted {
+            while let Some(group) = self.channels.group_of(channel, dev_id) {
+                self.kernel_aborted(group, now_ns);
+                count += 1;
+            }
+        }
+        self.end_hold(device);
+        self.observe(
+            now_ns,
+            Observation::Unheld {
+                device,
+                aborted: count,
+            },
+        );
+        self.settle(now_ns);
+        Ok(())
+    }
+
+    /// Forgets the group that has a cookie which came again ([`super::FaultError::Stale`]). Its answer, if it has one,
+    /// must not be on its way.
+    pub fn forget_stale(&mut self, channel: u32, cookie: u32, now_ns: u64) {
+        let stale = self
+            .channels
+            .find(channel)
+            .and_then(|index| self.channels.by_cookie(index, cookie));
+        if let Some(group) = stale {
+            self.kernel_aborted(group, now_ns);
+        }
+    }
+
+    /// Number of the channel of `device`, and the `dev_id` that it has there.
+    pub fn channel_of(&self, device: u32) -> Option<(u32, u32)> {
+        let state = self.devices.get(device)?;
+        let channel = self.channels.get(state.channel)?;
+        Some((channel.number, state.dev_id))
+    }
+
+    /// Lets go of a device, if it is held.
+    pub(super) fn end_hold(&mut self, device: u32) {
+        let Some(state) = self.devices.get_mut(device) else {
+            return;
+        };
+        if !std::mem::replace(&mut state.held, false) {
+            return;
+        }
+        let channel = state.channel;
+        if let Some(slot) = self.channels.get_mut(channel) {
+            slot.held -= 1;
+            slot.empty = false;
+        }
+    }
+
+    /// Forgets a group that the kernel has aborted, with its faults.
+    pub(super) fn kernel_aborted(&mut self, group: u32, now_ns: u64) {
+        let dev_id = self.channels.group(group).dev_id;
+        let channel = self.channels.group(group).channel;
+        if let Some(number) = self.devices.by_dev_id(channel, dev_id) {
+            while let Some(stag) = self.first_fault_of(number, group) {
+                if let Some(state) = self.devices.get_mut(number) {
+                    self.faults.remove(stag, &mut state.faults);
+                }
+            }
+        }
+        let gone = self.channels.abandon(group);
+        self.outstanding = self.outstanding.saturating_sub(gone.records);
+        self.counters.answers_aborted += 1;
+        let channel = self.channels.get(channel).map_or(NIL, |slot| slot.number);
+        self.observe(
+            now_ns,
+            Observation::AnswerAborted {
+                channel,
+                cookie: gone.cookie,
+                faults: gone.records,
+            },
+        );
+    }
+
+    fn first_fault_of(&self, device: u32, group: u32) -> Option<u16> {
+        let mut next = self.faults.first(&self.devices.get(device)?.faults);
+        while let Some(fault) = next {
+            if fault.group == group {
+                return Some(fault.event.stag);
+            }
+            next = self.faults.after(fault.event.stag);
+        }
+        None
+    }
+}
