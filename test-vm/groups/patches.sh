@@ -29,7 +29,8 @@ patch_is_signed()
 {
 	local author
 
-	author=$(sed -nE '1,/^$/s/^From: (.*<.*>)$/\1/p' "$1" | head -n 1)
+	author=$(git mailinfo /dev/null /dev/null <"$1" |
+		awk -F ': ' '$1 == "Author" { name = $2 } $1 == "Email" { print name " <" $2 ">" }')
 	if ! grep -qxF "Signed-off-by: $author" "$1"; then
 		echo "not signed off by its author, $author"
 		return 1
