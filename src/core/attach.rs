@@ -79,6 +79,7 @@ impl<O: Observer> Core<O> {
         self.end_hold(device);
         let answered = self.abort_faults(device, now_ns);
         let dropped = self.pending.drop_device(device);
+        self.stage_one.drop_device(device);
         if let Some(slot) = self.devices.slot(device) {
             *slot = None;
         }
@@ -109,6 +110,7 @@ impl<O: Observer> Core<O> {
         }
         let answered = self.abort_faults(device, now_ns);
         let dropped = self.pending.drop_device(device);
+        self.stage_one.drop_device(device);
         self.observe(
             now_ns,
             Observation::DeviceReset {

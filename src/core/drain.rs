@@ -139,6 +139,7 @@ impl<O: Observer> Core<O> {
     fn is_quiet(&self) -> bool {
         self.drain.phase == Phase::Draining
             && self.channels.all_answered()
+            && self.stage_one.is_empty()
             && self.devices.iter().all(|(_, device)| device.quiesced)
     }
 

@@ -12,6 +12,7 @@
 //! | event ring | room | [`Core::emit`] |
 //! | fault channel | [`Core::fault`], [`Core::channel_empty`], [`Core::channel_lost`] | [`Core::wants_read`], [`Core::next_probe`] |
 //! | fault channel | [`Core::answers_written`], [`Core::answer_aborted`] | [`Core::answers`] |
+//! | vEVENTQ | [`Core::stage_one_event`] | [`Core::event_room`] |
 //! | clock | [`Core::tick`] | [`Core::deadline`] |
 //! | state stream | [`Core::restore`] | [`Core::snapshot`] |
 //!
@@ -35,6 +36,7 @@ mod output;
 mod pending;
 mod persist;
 mod portal;
+mod stage_one;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -53,6 +55,7 @@ use device::Devices;
 use drain::{Drain, Release};
 use fault::FaultTable;
 use pending::PendingQueue;
+use stage_one::StageOneEvents;
 
 /// Phase of the portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -119,6 +122,7 @@ pub struct Core<O: Observer = ()> {
     channels: Channels,
     faults: FaultTable,
     pending: PendingQueue,
+    stage_one: StageOneEvents,
     drain: Drain,
     release: Release,
     counters: Counters,
@@ -143,6 +147,7 @@ impl<O: Observer> Core<O> {
             channels: Channels::new(limits.max_devices, limits.max_faults),
             faults: FaultTable::new(limits.max_faults),
             pending: PendingQueue::new(limits.max_pending),
+            stage_one: StageOneEvents::new(),
             drain: Drain::default(),
             release: Release::default(),
             counters: Counters::default(),
@@ -210,7 +215,7 @@ impl<O: Observer> Core<O> {
             max_faults: U32::new(self.limits.max_faults),
             outstanding: U32::new(self.outstanding),
             pending: U32::new(self.pending.len()),
-            backlog: U32::new(self.faults.backlog_len()),
+            backlog: U32::new(self.faults.backlog_len() + self.stage_one.len()),
             faults_read: U64::new(counters.faults_read),
             faults_answered: U64::new(counters.faults_answered),
             answers_aborted: U64::new(counters.answers_aborted),

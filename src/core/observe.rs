@@ -140,6 +140,12 @@ pub enum Observation {
     /// It has done so; so many groups had been aborted by the kernel.
     #[serde(rename = "unhold")]
     Unheld { device: u32, aborted: u32 },
+    /// A record of a vEVENTQ was read; dropped if it is of no attached device, or a stall.
+    StageOneEvent { sid: u32, kind: u8, dropped: bool },
+    /// The kernel had no room for so many events of a vEVENTQ.
+    EventsLost { device: u32, count: u32 },
+    /// A record of a vEVENTQ, or the number of those lost, was put on the event ring.
+    StageOneEventSent { device: u32, seq: u64 },
     /// A submission was queued.
     #[serde(rename = "submission_queued")]
     Submitted {

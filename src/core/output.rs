@@ -3,6 +3,7 @@
 
 use super::drain::Outcome;
 use super::pending::Pending;
+use super::stage_one::{Entry, StageOneEvent};
 use super::{Core, Observation, Observer, Phase};
 use crate::wire::{
     Drained, EventRecord, LostReason, Message, MessageType, Released, DEVICE_NONE, U32, U64,
@@ -14,6 +15,7 @@ enum Output {
     Lost { device: u32, reason: LostReason },
     Outcome(Outcome),
     Event { device: u32, event: EventRecord },
+    StageOne(StageOneEvent),
     Replay(Pending),
     Released(Released),
 }
@@ -56,10 +58,7 @@ impl<O: Observer> Core<O> {
             return Some(Output::Outcome(outcome));
         }
         let replaying = matches!(self.drain.phase, Phase::Running | Phase::Releasing);
-        let event = self.faults.next_event().map(|fault| Output::Event {
-            device: fault.device,
-            event: fault.event,
-        });
+        let event = self.next_record();
         let replay = self
             .pending
             .front()
@@ -78,6 +77,21 @@ impl<O: Observer> Core<O> {
             replay.or(event)
         } else {
             event.or(replay)
+        }
+    }
+
+    /// The next record for the guest's event queue: the one that was read first.
+    fn next_record(&self) -> Option<Output> {
+        let fault = self.faults.next_event();
+        let other = self.stage_one.front();
+        match (fault, other) {
+            (Some(fault), other) if other.is_none_or(|other| fault.read_ns <= other.read_ns) => {
+                Some(Output::Event {
+                    device: fault.device,
+                    event: fault.event,
+                })
+            }
+            (_, other) => other.copied().map(Output::StageOne),
         }
     }
 
@@ -102,6 +116,12 @@ impl<O: Observer> Core<O> {
             Output::Event { device, event } => {
                 Message::new(MessageType::SmmuEvent, device, &event.encode())
             }
+            Output::StageOne(StageOneEvent { device, entry, .. }) => match entry {
+                Entry::Record(record) => Message::new(MessageType::SmmuEvent, device, &record),
+                Entry::Lost(count) => {
+                    Message::new(MessageType::EventsLost, device, &U32::new(count))
+                }
+            },
             Output::Replay(Pending { device, submission }) => {
                 Message::new(MessageType::Replay, device, &submission)
             }
@@ -143,6 +163,11 @@ impl<O: Observer> Core<O> {
                     seq,
                 }
             }
+            Output::StageOne(StageOneEvent { device, .. }) => {
+                self.prefer_replay = true;
+                self.stage_one.pop();
+                Observation::StageOneEventSent { device, seq }
+            }
             Output::Replay(Pending { device, submission }) => {
                 self.prefer_replay = false;
                 self.pending.pop();
@@ -167,5 +192,6 @@ impl<O: Observer> Core<O> {
             }
         };
         self.observe(now_ns, observation);
+        self.settle(now_ns);
     }
 }

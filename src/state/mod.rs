@@ -12,6 +12,8 @@ mod decode;
 mod encode;
 mod error;
 mod format;
+#[cfg(test)]
+mod tests;
 
 pub use error::DecodeError;
 

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Events that are no faults to be answered: what a vEVENTQ of the kernel brings, on its way to the guest's event queue.
+
+use std::collections::VecDeque;
+
+use super::{Core, FaultError, Observation, Observer};
+use crate::wire::{EventHeader, EVENT_RECORD_SIZE};
+
+/// Entries that wait for room in the event ring. The kernel keeps what does not fit, and counts what it cannot keep.
+const CAPACITY: usize = 1024;
+/// A record can need two entries: itself, and the events lost before it.
+const ENTRIES_PER_RECORD: usize = 2;
+
+/// What waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// An event record as the guest will see it.
+    Record([u8; EVENT_RECORD_SIZE]),
+    /// The kernel had no room for so many events at this place.
+    Lost(u32),
+}
+
+/// An entry, the device that it is sent for, and when it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StageOneEvent {
+    pub(super) device: u32,
+    pub(super) read_ns: u64,
+    pub(super) entry: Entry,
+}
+
+/// The queue, in the kernel's order.
+#[derive(Debug)]
+pub(super) struct StageOneEvents(VecDeque<StageOneEvent>);
+
+impl StageOneEvents {
+    pub(super) fn new() -> Self {
+        Self(VecDeque::with_capacity(CAPACITY))
+    }
+
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn front(&self) -> Option<&StageOneEvent> {
+        self.0.front()
+    }
+
+    pub(super) fn pop(&mut self) {
+        self.0.pop_front();
+    }
+
+    fn room(&self) -> usize {
+        (CAPACITY - self.0.len()) / ENTRIES_PER_RECORD
+    }
+
+    pub(super) fn drop_device(&mut self, device: u32) {
+        self.0.retain(|event| event.device != device);
+    }
+}
+
+impl<O: Observer> Core<O> {
+    /// How many records of a vEVENTQ, each with a gap before it, find room now.
+    pub fn event_room(&self) -> usize {
+        self.stage_one.room()
+    }
+
+    /// Takes a record of a vEVENTQ that was brought by `device`, and the number of events that the kernel lost before
+    /// it. The record goes to the guest as it is; one that does not belong to an attached device, or that claims to
+    /// be a stall, is dropped. Only call this with [`Core::event_room`].
+    pub fn stage_one_event(
+        &mut self,
+        brought_by: u32,
+        record: Option<&[u8; EVENT_RECORD_SIZE]>,
+        lost: u32,
+        now_ns: u64,
+    ) -> Result<(), FaultError> {
+        if self.stage_one.room() == 0 {
+            return Err(FaultError::NoRoom {
+                channel: brought_by,
+            });
+        }
+        if lost > 0 {
+            self.observe(
+                now_ns,
+                Observation::EventsLost {
+                    device: brought_by,
+                    count: lost,
+                },
+            );
+            self.stage_one.0.push_back(StageOneEvent {
+                device: brought_by,
+                read_ns: now_ns,
+                entry: Entry::Lost(lost),
+            });
+        }
+        if let Some(record) = record {
+            let header = EventHeader::decode(record);
+            let device = self.devices.by_sid(header.sid).filter(|_| !header.stall);
+            self.observe(
+                now_ns,
+                Observation::StageOneEvent {
+                    sid: header.sid,
+                    kind: header.kind,
+                    dropped: device.is_none(),
+                },
+            );
+            if let Some(device) = device {
+                self.stage_one.0.push_back(StageOneEvent {
+                    device,
+                    read_ns: now_ns,
+                    entry: Entry::Record(*record),
+                });
+            }
+        }
+        self.disturb_drained(now_ns);
+        Ok(())
+    }
+}

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Tests of the state machine through its public functions.
+
+mod attach;
+mod drain;
+mod faults;
+mod model;
+mod output;
+mod persist;
+mod portal;
+mod rig;
