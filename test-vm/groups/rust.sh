@@ -11,13 +11,12 @@ needs()
 rust_results()
 {
 	local of='' line status name
-	local running='^ *(Running|Doc-tests) ([^ ]+ )?([^ ]+)'
+	local running='^ *(Running|Doc-tests) (unittests )?([^ ]+)'
 	local outcome='^test (.*) \.\.\. (ok|FAILED|ignored)(, (.*))?$'
 
 	while IFS= read -r line; do
 		if [[ $line =~ $running ]]; then
-			of=${BASH_REMATCH[3]#tests/}
-			of=${of%.rs}
+			of=${BASH_REMATCH[3]%.rs}
 		elif [[ $line =~ $outcome ]]; then
 			name="$of ${BASH_REMATCH[1]% - should panic}"
 			status=${BASH_REMATCH[2]}

@@ -51,9 +51,9 @@ qtest_parse()
 		{ sub(/\r$/, "") }
 		/^ok [0-9]+ .*# SKIP/ { sub(/ *# SKIP.*/, ""); kind = "skip" }
 		/^ok [0-9]+ / && !kind { kind = "pass" }
-		/^not ok [0-9]+ / { sub(/^not /, ""); kind = "fail" }
+		/^not ok [0-9]+ / { sub(/^not /, ""); kind = "fail"; failed = 1 }
 		kind { sub(/^ok [0-9]+ -? ?/, ""); print kind "\t" test " " $0; n++; kind = "" }
-		/^exit status: / && ($3 != 0 || !n) { print "fail\t" test " (exit status " $3 ")" }
+		/^exit status: / && (!n || $3 != 0 && !failed) { print "fail\t" test " (exit status " $3 ")" }
 	' "$2"
 }
 
