@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::{
     core::{Limits, LimitsError},
     sandbox::{SandboxMode, SeccompAction},
+    state::StateVersion,
 };
 
 /// Where the listening socket comes from.
@@ -31,8 +32,8 @@ pub struct Config {
     pub limits: Limits,
     /// Whether the feature bit `VSVA_F_MIGRATION_BLOCKING` is offered.
     pub migration_blocking: bool,
-    /// Another version of the state stream than the real one.
-    pub state_version: Option<u16>,
+    /// Version of the state stream.
+    pub state_version: StateVersion,
     /// What to do about a forbidden system call.
     pub seccomp: SeccompAction,
     /// How to confine the process.

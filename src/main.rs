@@ -15,6 +15,7 @@ use vhost_user_vsva::{
     config::{Config, ConfigError, Listen},
     core::Limits,
     error::Error,
+    state::StateVersion,
 };
 
 impl TryFrom<Args> for Config {
@@ -38,7 +39,12 @@ impl TryFrom<Args> for Config {
             event_log: args.event_log,
             limits,
             migration_blocking: !args.without_migration_blocking,
-            state_version: args.x_state_version,
+            state_version: args
+                .x_state_version
+                .map_or_else(StateVersion::default, |version| StateVersion {
+                    version,
+                    compat: version,
+                }),
             seccomp: args.seccomp.into(),
             sandbox: args.sandbox.into(),
         })

@@ -209,6 +209,7 @@ mod tests {
             &Observation::Submitted {
                 device: 3,
                 ticket: 9,
+                pending: 1,
             },
         );
         log.step(|| Step::LoadFailed {

@@ -29,23 +29,21 @@ use std::sync::Arc;
 pub use server::{run, CAPABILITIES};
 
 use self::{device::Device, engine::Engine};
-use crate::wire::ConfigSpace;
+use crate::{state::StateVersion, wire::ConfigSpace};
 
 /// What all connections share.
 struct Backend {
     device: Arc<Device>,
     engine: Engine,
     migration_blocking: bool,
-    state_version: Option<u16>,
+    state_version: StateVersion,
 }
 
 impl Backend {
     fn config_space(&self) -> ConfigSpace {
         let mut config = self.device.config_space();
-        if let Some(version) = self.state_version {
-            config.state_version.set(version);
-            config.state_compat.set(version);
-        }
+        config.state_version.set(self.state_version.version);
+        config.state_compat.set(self.state_version.compat);
         config
     }
 }

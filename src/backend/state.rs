@@ -83,7 +83,7 @@ fn failed(backend: &Backend, e: &StateError, step: impl FnOnce(String) -> Step) 
 
 fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateError> {
     let data = backend.device.step(|core, _| core.snapshot())?;
-    let bytes = state::encode(&data);
+    let bytes = backend.state_version.encode(&data);
     let (length, pending) = (bytes.len(), data.pending.len());
     transfer.save(file, bytes)?;
     backend.device.log.step(|| Step::Save {
@@ -94,7 +94,7 @@ fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateE
 }
 
 fn load(backend: &Backend, bytes: &[u8]) -> Result<(), StateError> {
-    let data = state::decode(bytes)?;
+    let data = backend.state_version.decode(bytes)?;
     backend.device.step(|core, now| core.restore(&data, now))?;
     log::info!(
         "state loaded, {} bytes, {} submissions",

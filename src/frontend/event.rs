@@ -29,6 +29,14 @@ pub enum Event {
     DrainFailed(DrainFailed),
     /// Everything has been replayed.
     Released(Released),
+    /// The kernel had no room for so many events of the devices behind the vEVENTQ that `device` brought. The guest's
+    /// event queue has an overflow flag for that.
+    EventsLost {
+        /// The device that was attached with the vEVENTQ.
+        device: u32,
+        /// How many.
+        count: u32,
+    },
     /// The faults of a device can no longer be answered.
     DeviceLost {
         /// The device.
@@ -55,6 +63,10 @@ impl TryFrom<&Message> for Event {
             Some(MessageType::Drained) => Ok(Self::Drained(message.payload())),
             Some(MessageType::DrainFailed) => Ok(Self::DrainFailed(message.payload())),
             Some(MessageType::Released) => Ok(Self::Released(message.payload())),
+            Some(MessageType::EventsLost) => Ok(Self::EventsLost {
+                device,
+                count: message.payload::<U32>().get(),
+            }),
             Some(MessageType::DeviceLost) => Ok(Self::DeviceLost {
                 device,
                 reason: message.payload::<U32>().get(),
