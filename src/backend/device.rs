@@ -28,7 +28,9 @@ use super::{
     event_log::EventLog,
     fault_channel::{AnswerSource, ChannelKind, FaultChannel, FaultSink, ReadEnd, WriteEnd},
     poller::{Interest, Poller},
+    recover,
     rings::Rings,
+    veventq::EventQueue,
     wake::Wake,
 };
 use crate::{
@@ -56,6 +58,36 @@ struct Channel {
     /// The socket had no room for the next answer.
     write_blocked: AtomicBool,
     interest: Mutex<Interest>,
+    /// Becomes readable when the process that owns the devices ends.
+    owner: Option<Watched<OwnedFd>>,
+    events: Mutex<Option<Arc<Events>>>,
+}
+
+/// Something that the engine waits for.
+struct Watched<T> {
+    token: u64,
+    fd: T,
+}
+
+/// A vEVENTQ that came with a device of a channel, and lives as long as the channel.
+struct Events {
+    queue: Watched<EventQueue>,
+    device: u32,
+    /// The core had no room for the next record.
+    blocked: AtomicBool,
+}
+
+/// What comes with ATTACH.
+#[derive(Debug, Default)]
+pub struct AttachFds {
+    /// The fault channel, if it is new.
+    pub faults: Option<OwnedFd>,
+    /// A vEVENTQ.
+    pub veventq: Option<OwnedFd>,
+    /// A pidfd of the process that owns the devices.
+    pub owner: Option<OwnedFd>,
+    /// Another back-end may have read faults from the channel.
+    pub recover: bool,
 }
 
 impl Channel {
@@ -79,6 +111,15 @@ pub enum AttachFailure {
     /// An existing channel has one.
     #[error("channel {0} exists and takes no descriptor")]
     ExtraDescriptor(u32),
+    /// An existing channel has an owner, and its faults are known.
+    #[error("channel {0} exists: no owner, no RECOVER")]
+    NotNew(u32),
+    /// It has one.
+    #[error("channel {0} has a vEVENTQ")]
+    SecondVeventq(u32),
+    /// Only the kernel's faults outlive a back-end.
+    #[error("channel {0} is a socket: nothing to recover")]
+    NotRecoverable(u32),
 }
 
 /// What outlives a connection.
@@ -174,31 +215,83 @@ impl Device {
     }
 
     /// Attaches a device to an existing channel, or to a new one made from `fd`.
-    pub fn attach(&self, desc: &DeviceDesc, fd: Option<OwnedFd>) -> Result<(), AttachFailure> {
+    ///
+    /// Returns how many faults of a former back-end were aborted.
+    pub fn attach(&self, desc: &DeviceDesc, fds: AttachFds) -> Result<u32, AttachFailure> {
+        let number = desc.channel;
         let mut channels = lock(&self.channels);
-        match (channels.contains_key(&desc.channel), fd) {
-            (true, Some(_)) => return Err(AttachFailure::ExtraDescriptor(desc.channel)),
-            (false, None) => return Err(AttachFailure::NoDescriptor(desc.channel)),
-            (true, None) => self.step(|core, now| core.attach(desc, now))?,
-            (false, Some(fd)) => {
-                let channel = self.new_channel(desc.channel, fd)?;
+        let existing = channels.get(&number).cloned();
+        match (&existing, &fds.faults) {
+            (Some(_), Some(_)) => return Err(AttachFailure::ExtraDescriptor(number)),
+            (None, None) => return Err(AttachFailure::NoDescriptor(number)),
+            (Some(_), None) if fds.owner.is_some() || fds.recover => {
+                return Err(AttachFailure::NotNew(number))
+            }
+            (Some(channel), None) if fds.veventq.is_some() && lock(&channel.events).is_some() => {
+                return Err(AttachFailure::SecondVeventq(number))
+            }
+            _ => {}
+        }
+        let events = fds.veventq.map(|fd| self.new_events(desc.device, fd));
+        let events = events.transpose()?;
+        let mut recovered = 0;
+        let channel = match (existing, fds.faults) {
+            (Some(channel), _) => {
+                self.step(|core, now| core.attach(desc, now))?;
+                channel
+            }
+            (None, None) => return Err(AttachFailure::NoDescriptor(number)),
+            (None, Some(fd)) => {
+                let channel = self.new_channel(number, fd, fds.owner)?;
+                let kernel = channel.faults.kind() == ChannelKind::Kernel;
+                if fds.recover && !kernel {
+                    return Err(AttachFailure::NotRecoverable(number));
+                }
                 self.step(|core, now| {
                     core.attach(desc, now)?;
-                    if channel.faults.kind() == ChannelKind::Kernel {
-                        core.set_kernel_channel(desc.channel);
+                    if kernel {
+                        core.set_kernel_channel(number);
                     }
                     Ok::<(), AttachError>(())
                 })?;
-                self.poller
-                    .add(&channel.fd, channel.token, Interest::Read)
+                let watched = if fds.recover {
+                    recover::abort_left_over(&channel.fd)
+                } else {
+                    Ok(0)
+                };
+                recovered = watched
+                    .and_then(|recovered| self.watch(&channel).map(|()| recovered))
                     .inspect_err(|_| {
                         // Only just attached, and nobody has read a fault: nothing is lost.
                         let _ = self.step(|core, now| core.detach(desc.device, now));
                     })?;
-                channels.insert(desc.channel, channel);
+                channels.insert(number, channel.clone());
+                channel
+            }
+        };
+        if let Some(events) = events {
+            let queue = &events.queue;
+            if let Err(e) = self.poller.add(&queue.fd, queue.token, Interest::Read) {
+                log::error!("fault channel {number}: the vEVENTQ is not served: epoll: {e}");
+            } else {
+                *lock(&channel.events) = Some(Arc::new(events));
             }
         }
-        Ok(())
+        Ok(recovered)
+    }
+
+    fn watch(&self, channel: &Channel) -> io::Result<()> {
+        self.poller
+            .add(&channel.fd, channel.token, Interest::Read)?;
+        let Some(owner) = &channel.owner else {
+            return Ok(());
+        };
+        self.poller
+            .add(&owner.fd, owner.token, Interest::Read)
+            .inspect_err(|_| {
+                // Added a moment ago.
+                let _ = self.poller.remove(&channel.fd);
+            })
     }
 
     /// Detaches a device. When this returns, all its faults have been answered, as far as the channel
@@ -239,11 +332,27 @@ impl Device {
 
     /// A descriptor of a channel is ready.
     pub(super) fn channel_ready(&self, token: u64, readable: bool, writable: bool) {
+        let belongs = |channel: &Channel| {
+            let of_events = |events: &Arc<Events>| events.queue.token == token;
+            channel.token == token
+                || channel.owner.as_ref().is_some_and(|o| o.token == token)
+                || lock(&channel.events).as_ref().is_some_and(of_events)
+        };
         let channel = lock(&self.channels)
             .values()
-            .find(|c| c.token == token)
+            .find(|channel| belongs(channel))
             .cloned();
         let Some(channel) = channel else { return };
+        if channel.token != token {
+            if channel.owner.as_ref().is_some_and(|o| o.token == token) {
+                let text = "the process that owns its devices has ended";
+                self.lose(&channel, LostReason::Owner, &text);
+            } else {
+                self.read_events(&channel);
+            }
+            self.settle();
+            return;
+        }
         if writable {
             channel.write_blocked.store(false, Ordering::Relaxed);
             self.write_channel(&channel);
@@ -295,6 +404,7 @@ impl Device {
             }
         }
         self.deliver();
+        self.unblock_events();
         self.arm();
     }
 
@@ -353,17 +463,106 @@ impl Device {
         }
     }
 
-    fn new_channel(&self, number: u32, fd: OwnedFd) -> io::Result<Arc<Channel>> {
+    fn new_token(&self) -> u64 {
+        self.next_token.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn new_events(&self, device: u32, fd: OwnedFd) -> io::Result<Events> {
+        Ok(Events {
+            queue: Watched {
+                token: self.new_token(),
+                fd: EventQueue::new(fd)?,
+            },
+            device,
+            blocked: AtomicBool::new(false),
+        })
+    }
+
+    /// Reads a channel's vEVENTQ as far as there is room.
+    fn read_events(&self, channel: &Channel) {
+        let Some(events) = lock(&channel.events).clone() else {
+            return;
+        };
+        let room = self.lock().event_room();
+        let result = events.queue.fd.read(room, |entry| {
+            self.step(|core, now| {
+                let record = entry.record.as_ref();
+                // There is room, as only this thread reads vEVENTQs.
+                let _ = core.stage_one_event(events.device, record, entry.lost, now);
+            });
+            if entry.lost > 0 {
+                log::warn!(
+                    "fault channel {}: the kernel had no room for {} events of its vEVENTQ",
+                    channel.number,
+                    entry.lost
+                );
+            }
+        });
+        match result {
+            Ok(_) if self.lock().event_room() == 0 => {
+                events.blocked.store(true, Ordering::Relaxed);
+                self.watch_events(&events, Interest::Nothing);
+            }
+            Ok(_) => {}
+            Err(e) => {
+                log::error!(
+                    "fault channel {}: the vEVENTQ is given up: {e}",
+                    channel.number
+                );
+                *lock(&channel.events) = None;
+                self.forget(&events.queue.fd);
+            }
+        }
+    }
+
+    /// Waits for vEVENTQs again whose events found no room.
+    fn unblock_events(&self) {
+        let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
+        for channel in channels {
+            let Some(events) = lock(&channel.events).clone() else {
+                continue;
+            };
+            let room = self.lock().event_room() > 0;
+            if room && events.blocked.swap(false, Ordering::Relaxed) {
+                self.watch_events(&events, Interest::Read);
+            }
+        }
+    }
+
+    fn watch_events(&self, events: &Events, interest: Interest) {
+        let queue = &events.queue;
+        if let Err(e) = self.poller.modify(&queue.fd, queue.token, interest) {
+            log::error!("vEVENTQ: epoll: {e}");
+        }
+    }
+
+    fn forget(&self, fd: impl AsFd) {
+        if let Err(e) = self.poller.remove(fd) {
+            log::error!("epoll: {e}");
+        }
+    }
+
+    fn new_channel(
+        &self,
+        number: u32,
+        fd: OwnedFd,
+        owner: Option<OwnedFd>,
+    ) -> io::Result<Arc<Channel>> {
         let poll_fd = fd.try_clone()?;
         Ok(Arc::new(Channel {
             number,
-            token: self.next_token.fetch_add(1, Ordering::Relaxed),
+            token: self.new_token(),
             fd: poll_fd,
             faults: FaultChannel::new(fd)?,
             open: AtomicBool::new(true),
             read_blocked: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),
             interest: Mutex::new(Interest::Read),
+            owner: owner.map(|fd| Watched {
+                token: self.new_token(),
+                fd,
+            }),
+            events: Mutex::default(),
         }))
     }
 
@@ -447,8 +646,12 @@ impl Device {
             .is_some_and(|c| c.token == channel.token)
         {
             channels.remove(&channel.number);
-            if let Err(e) = self.poller.remove(&channel.fd) {
-                log::error!("fault channel {}: epoll: {e}", channel.number);
+            self.forget(&channel.fd);
+            if let Some(owner) = &channel.owner {
+                self.forget(&owner.fd);
+            }
+            if let Some(events) = lock(&channel.events).take() {
+                self.forget(&events.queue.fd);
             }
         }
     }

@@ -17,15 +17,15 @@ use rustix::io::Errno;
 
 use super::{
     attach::{AttachSocket, Received},
-    device::{AttachFailure, Device},
+    device::{AttachFailure, AttachFds, Device},
     poller::{Interest, Ready},
 };
 use crate::{
     core::{AttachError, DeviceDesc, HoldError},
     error::Error,
     wire::{
-        AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_PRI,
-        ATTACH_FLAG_VEVENTQ,
+        AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
+        ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ,
     },
 };
 
@@ -196,7 +196,15 @@ impl Worker {
     fn answer(&self, request: &AttachPacket, fds: Vec<OwnedFd>) -> AttachPacket {
         let device = request.device.get();
         let result = match request.attach_type() {
-            Some(AttachType::Attach) => self.attach(request, fds),
+            Some(AttachType::Attach) => match self.attach(request, fds) {
+                Ok(0) => Ok(()),
+                Ok(recovered) => {
+                    let text = format!("{recovered} left-over faults aborted");
+                    log::warn!("device {device}: {text}");
+                    return reply(request, 0, &text);
+                }
+                Err(e) => Err(e),
+            },
             Some(AttachType::Detach | AttachType::Hold | AttachType::Unhold) if !fds.is_empty() => {
                 Err((
                     Errno::INVAL,
@@ -227,15 +235,9 @@ impl Worker {
         }
     }
 
-    fn attach(&self, packet: &AttachPacket, fds: Vec<OwnedFd>) -> Result<(), (Errno, String)> {
+    fn attach(&self, packet: &AttachPacket, fds: Vec<OwnedFd>) -> Result<u32, (Errno, String)> {
         let flags = packet.flags.get();
-        if flags & ATTACH_FLAG_VEVENTQ != 0 {
-            return Err((Errno::OPNOTSUPP, "vEVENTQ is not supported".to_owned()));
-        }
-        let mut fds = fds.into_iter();
-        let (fd, None) = (fds.next(), fds.next()) else {
-            return Err((Errno::INVAL, "more than one file descriptor".to_owned()));
-        };
+        let fds = sort_fds(flags, fds)?;
         let request: AttachRequest = packet.payload();
         let desc = DeviceDesc {
             device: packet.device.get(),
@@ -245,19 +247,43 @@ impl Worker {
             max_outstanding: request.max_outstanding.get(),
             pri: flags & ATTACH_FLAG_PRI != 0,
         };
-        self.device
-            .attach(&desc, fd)
+        let recovered = self
+            .device
+            .attach(&desc, fds)
             .map_err(|e| (errno(&e), e.to_string()))?;
         self.device.settle();
-        Ok(())
+        Ok(recovered)
     }
+}
+
+/// Tells the descriptors of ATTACH apart by its flags; only the fault channel's may be missing.
+fn sort_fds(flags: u32, fds: Vec<OwnedFd>) -> Result<AttachFds, (Errno, String)> {
+    let flagged = |flag| usize::from(flags & flag != 0);
+    let named = flagged(ATTACH_FLAG_VEVENTQ) + flagged(ATTACH_FLAG_OWNER);
+    let found = fds.len();
+    if !(named..=named + 1).contains(&found) {
+        let text = format!("{found} descriptors, not {named} or {}", named + 1);
+        return Err((Errno::INVAL, text));
+    }
+    let mut fds = fds.into_iter();
+    let mut next = |wanted: bool| if wanted { fds.next() } else { None };
+    Ok(AttachFds {
+        faults: next(found > named),
+        veventq: next(flags & ATTACH_FLAG_VEVENTQ != 0),
+        owner: next(flags & ATTACH_FLAG_OWNER != 0),
+        recover: flags & ATTACH_FLAG_RECOVER != 0,
+    })
 }
 
 fn errno(failure: &AttachFailure) -> Errno {
     match failure {
         AttachFailure::Refused(AttachError::DeviceNumber { .. }) => Errno::INVAL,
         AttachFailure::Refused(_) => Errno::EXIST,
-        AttachFailure::NoDescriptor(_) | AttachFailure::ExtraDescriptor(_) => Errno::INVAL,
+        AttachFailure::NoDescriptor(_)
+        | AttachFailure::ExtraDescriptor(_)
+        | AttachFailure::NotNew(_) => Errno::INVAL,
+        AttachFailure::SecondVeventq(_) => Errno::EXIST,
+        AttachFailure::NotRecoverable(_) => Errno::OPNOTSUPP,
         AttachFailure::Descriptor(e) => Errno::from_io_error(e).unwrap_or(Errno::INVAL),
     }
 }

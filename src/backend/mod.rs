@@ -18,10 +18,12 @@ mod event_log;
 mod fault_channel;
 mod listener;
 mod poller;
+mod recover;
 mod rings;
 mod server;
 mod state;
 mod transfer;
+mod veventq;
 mod wake;
 
 use std::sync::Arc;

@@ -18,7 +18,7 @@ const ENTRY_SIZE: usize = HEADER_SIZE + EVENT_RECORD_SIZE;
 /// `IOMMU_VEVENTQ_FLAG_LOST_EVENTS`
 const FLAG_LOST_EVENTS: u32 = 1 << 0;
 /// Sequence numbers go from 0 to this one, and on from 0.
-const SEQUENCE_MAX: u32 = i32::MAX.cast_unsigned();
+const SEQUENCE_MAX: u32 = 0x7fff_ffff;
 /// Entries read by one system call.
 const READ_BATCH: usize = 64;
 
@@ -90,7 +90,11 @@ fn parse(bytes: &[u8], last: Option<u32>) -> io::Result<(Entry, u32, &[u8])> {
     if flags & FLAG_LOST_EVENTS != 0 {
         // This number belongs to an event that was lost. A second reader sees the last one again.
         let lost = if last.is_none() { 1 } else { step };
-        return Ok((Entry { lost, record: None }, sequence, &bytes[HEADER_SIZE..]));
+        return Ok((
+            Entry { lost, record: None },
+            sequence,
+            &bytes[HEADER_SIZE..],
+        ));
     }
     let record = bytes
         .get(HEADER_SIZE..ENTRY_SIZE)

@@ -139,7 +139,6 @@ impl<O: Observer> Core<O> {
     fn is_quiet(&self) -> bool {
         self.drain.phase == Phase::Draining
             && self.channels.all_answered()
-            && self.stage_one.is_empty()
             && self.devices.iter().all(|(_, device)| device.quiesced)
     }
 
@@ -156,7 +155,8 @@ impl<O: Observer> Core<O> {
 
     /// Ends the drain if nothing is left of what it waits for.
     pub(super) fn settle(&mut self, now_ns: u64) {
-        if self.is_quiet() && self.channels.iter().all(|(_, channel)| channel.empty) {
+        let nothing_unread = self.channels.iter().all(|(_, channel)| channel.empty);
+        if self.is_quiet() && nothing_unread && self.stage_one.is_empty() {
             let duration_ns = now_ns.saturating_sub(self.drain.begun_ns);
             self.drain.phase = Phase::Drained;
             self.drain.outcome = Some(Outcome::Drained { duration_ns });

@@ -17,8 +17,8 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::FrontendError;
 use crate::wire::{
-    AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_PRI,
-    ATTACH_PACKET_SIZE, U32,
+    AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
+    ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE, U32,
 };
 
 const MAX_FDS: usize = 16;
@@ -38,6 +38,20 @@ pub struct Attachment {
     pub max_outstanding: u32,
     /// Whether the guest answers its faults with CMD_PRI_RESP.
     pub pri: bool,
+}
+
+/// What can come with a device, besides its fault channel. The default is nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Companions<'a> {
+    /// The fault channel, if it is new.
+    pub fault_fd: Option<BorrowedFd<'a>>,
+    /// A vEVENTQ of the device's vIOMMU, one for each fault channel.
+    pub veventq: Option<BorrowedFd<'a>>,
+    /// A pidfd of the process that owns the devices of a new channel. When that process ends, the kernel aborts their
+    /// faults, which shows nowhere else: the back-end then gives up the channel by itself.
+    pub owner: Option<BorrowedFd<'a>>,
+    /// Whether another back-end may have read faults from the new channel: they are aborted first.
+    pub recover: bool,
 }
 
 /// The channel over which fault descriptors are handed to the back-end.
@@ -64,6 +78,19 @@ impl AttachChannel {
         attachment: &Attachment,
         fault_fd: Option<BorrowedFd<'_>>,
     ) -> Result<(), FrontendError> {
+        let companions = Companions {
+            fault_fd,
+            ..Companions::default()
+        };
+        self.attach_with(attachment, &companions).map(|_| ())
+    }
+
+    /// The same with whatever else belongs to the device. The result is what the back-end has to say about it.
+    pub fn attach_with(
+        &mut self,
+        attachment: &Attachment,
+        companions: &Companions<'_>,
+    ) -> Result<String, FrontendError> {
         let request = AttachRequest {
             vsid: U32::new(attachment.vsid),
             iommufd_dev_id: U32::new(attachment.dev_id),
@@ -71,24 +98,32 @@ impl AttachChannel {
             max_outstanding: U32::new(attachment.max_outstanding),
         };
         let mut packet = AttachPacket::new(AttachType::Attach, attachment.device, &request);
-        if attachment.pri {
-            packet.flags = U32::new(ATTACH_FLAG_PRI);
-        }
-        let fds: Vec<BorrowedFd<'_>> = fault_fd.into_iter().collect();
+        let flags = [
+            (attachment.pri, ATTACH_FLAG_PRI),
+            (companions.veventq.is_some(), ATTACH_FLAG_VEVENTQ),
+            (companions.owner.is_some(), ATTACH_FLAG_OWNER),
+            (companions.recover, ATTACH_FLAG_RECOVER),
+        ];
+        let flags = flags
+            .into_iter()
+            .filter_map(|(set, flag)| set.then_some(flag));
+        packet.flags = U32::new(flags.fold(0, |all, flag| all | flag));
+        let fds = [companions.fault_fd, companions.veventq, companions.owner];
+        let fds: Vec<BorrowedFd<'_>> = fds.into_iter().flatten().collect();
         self.request(packet, &fds)
     }
 
     /// Detaches a device. A reply means that nothing more will be written for it to its fault channel.
     pub fn detach(&mut self, device: u32) -> Result<(), FrontendError> {
         let packet = AttachPacket::new::<[u8; 0]>(AttachType::Detach, device, &[]);
-        self.request(packet, &[])
+        self.request(packet, &[]).map(|_| ())
     }
 
     /// Tells that the page table of a device is about to change. A reply means that the back-end answers none of the
     /// faults of the device's channel until [`Self::unhold`].
     pub fn hold(&mut self, device: u32) -> Result<(), FrontendError> {
         let packet = AttachPacket::new::<[u8; 0]>(AttachType::Hold, device, &[]);
-        self.request(packet, &[])
+        self.request(packet, &[]).map(|_| ())
     }
 
     /// Tells that the page table has been changed, by which the kernel has aborted all faults of the device, or not.
@@ -97,15 +132,15 @@ impl AttachChannel {
             aborted: U32::new(aborted.into()),
         };
         let packet = AttachPacket::new(AttachType::Unhold, device, &payload);
-        self.request(packet, &[])
+        self.request(packet, &[]).map(|_| ())
     }
 
-    /// Sends a request and waits for its reply.
+    /// Sends a request and waits for its reply, the text of which is the result.
     pub fn request(
         &mut self,
         mut packet: AttachPacket,
         fds: &[BorrowedFd<'_>],
-    ) -> Result<(), FrontendError> {
+    ) -> Result<String, FrontendError> {
         self.seq = self.seq.wrapping_add(1);
         packet.seq = U32::new(self.seq);
         self.send(packet.as_bytes(), fds)?;
@@ -117,7 +152,7 @@ impl AttachChannel {
         }
         let reply: AttachReply = reply.payload();
         match i32::try_from(reply.status.get()) {
-            Ok(0) => Ok(()),
+            Ok(0) => Ok(reply.text()),
             status => Err(FrontendError::Refused {
                 errno: Errno::from_raw_os_error(status.unwrap_or(libc::EPROTO)),
                 text: reply.text(),

@@ -69,7 +69,7 @@ use vmm_sys_util::eventfd::EventFd;
 use zerocopy::FromBytes;
 
 pub use self::{
-    attach::{AttachChannel, Attachment},
+    attach::{AttachChannel, Attachment, Companions},
     error::FrontendError,
     event::Event,
     ring::{Direction, Layout, Ring, Used},
@@ -413,6 +413,7 @@ impl Frontend {
 
     /// Fetches the state of the back-end; the rings must be stopped. Nothing changes in it.
     pub fn save(&mut self) -> Result<Vec<u8>, FrontendError> {
+        self.require_stopped()?;
         let (ours, theirs) = state_pipe()?;
         let mut state = Vec::new();
         let mut ours = match self.transfer(VhostTransferStateDirection::SAVE, theirs)? {
@@ -427,6 +428,7 @@ impl Frontend {
 
     /// Hands a state over to the back-end; the rings must be stopped.
     pub fn load(&mut self, state: &[u8]) -> Result<(), FrontendError> {
+        self.require_stopped()?;
         let (theirs, ours) = state_pipe()?;
         let mut ours = match self.transfer(VhostTransferStateDirection::LOAD, theirs)? {
             Some(channel) => channel,
@@ -445,9 +447,6 @@ impl Frontend {
         direction: VhostTransferStateDirection,
         fd: OwnedFd,
     ) -> Result<Option<File>, FrontendError> {
-        if self.stopped.is_none() {
-            return Err(FrontendError::Rings("running"));
-        }
         self.vhost_user
             .set_device_state_fd(direction, VhostTransferStatePhase::STOPPED, fd)
             .map_err(FrontendError::request("SET_DEVICE_STATE_FD"))
@@ -468,6 +467,13 @@ impl Frontend {
     /// The event ring.
     pub fn event_ring(&mut self) -> &mut Ring {
         &mut self.events
+    }
+
+    fn require_stopped(&self) -> Result<(), FrontendError> {
+        match self.stopped {
+            Some(_) => Ok(()),
+            None => Err(FrontendError::Rings("running")),
+        }
     }
 
     fn free_descriptor(&mut self) -> Result<u16, FrontendError> {

@@ -17,6 +17,10 @@ pub const ATTACH_UUID: [u8; 16] = [
 pub const ATTACH_FLAG_PRI: u32 = 1 << 0;
 /// [`AttachPacket::flags`]: a vEVENTQ descriptor follows.
 pub const ATTACH_FLAG_VEVENTQ: u32 = 1 << 1;
+/// [`AttachPacket::flags`]: a pidfd of the process that owns the devices follows.
+pub const ATTACH_FLAG_OWNER: u32 = 1 << 2;
+/// [`AttachPacket::flags`]: another back-end may have read faults from this fault file.
+pub const ATTACH_FLAG_RECOVER: u32 = 1 << 3;
 
 /// A request or a reply.
 #[derive(
@@ -30,7 +34,7 @@ pub struct AttachPacket {
     pub device: U32,
     /// Chosen by the requester, echoed in the reply.
     pub seq: U32,
-    /// [`ATTACH_FLAG_PRI`], [`ATTACH_FLAG_VEVENTQ`].
+    /// [`ATTACH_FLAG_PRI`], [`ATTACH_FLAG_VEVENTQ`], [`ATTACH_FLAG_OWNER`], [`ATTACH_FLAG_RECOVER`].
     pub flags: U32,
     /// Depends on the type.
     pub payload: [u8; PAYLOAD_SIZE],

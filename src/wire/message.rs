@@ -112,11 +112,13 @@ pub enum MessageType {
     Released = 0x105,
     /// Event ring: a device's fault channel is gone ([`LostReason`] as `u32`).
     DeviceLost = 0x106,
+    /// Event ring: the kernel had no room for so many events (`u32`).
+    EventsLost = 0x107,
 }
 
 impl MessageType {
     /// Every message type.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SmmuCmd,
         Self::Submit,
         Self::DeviceQuiesced,
@@ -129,6 +131,7 @@ impl MessageType {
         Self::DrainFailed,
         Self::Released,
         Self::DeviceLost,
+        Self::EventsLost,
     ];
 
     /// The type with this number.
@@ -298,12 +301,14 @@ pub enum LostReason {
     Io = 2,
     /// It carried records that break the rules of the channel.
     Protocol = 3,
+    /// The process that owns the devices has ended.
+    Owner = 4,
 }
 
 impl LostReason {
     /// The reason with this number.
     pub fn from_raw(raw: u32) -> Option<Self> {
-        [Self::Ended, Self::Io, Self::Protocol]
+        [Self::Ended, Self::Io, Self::Protocol, Self::Owner]
             .into_iter()
             .find(|reason| *reason as u32 == raw)
     }
@@ -347,7 +352,7 @@ mod tests {
     fn test_message_type_unknown_number_is_none() {
         assert_eq!(MessageType::from_raw(0), None);
         assert_eq!(MessageType::from_raw(7), None);
-        assert_eq!(MessageType::from_raw(0x107), None);
+        assert_eq!(MessageType::from_raw(0x108), None);
         for kind in MessageType::ALL {
             assert_eq!(MessageType::from_raw(kind as u16), Some(kind));
         }

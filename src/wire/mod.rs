@@ -14,8 +14,9 @@ mod message;
 mod smmu;
 
 pub use attach::{
-    AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_PRI,
-    ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE, ATTACH_TEXT_SIZE, ATTACH_UUID,
+    AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
+    ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE,
+    ATTACH_TEXT_SIZE, ATTACH_UUID,
 };
 pub use config::{ConfigSpace, CONFIG_MAGIC, CONFIG_SIZE, PROTOCOL_VERSION};
 pub use fault::{
@@ -27,7 +28,9 @@ pub use message::{
     MessageType, Payload, Released, Submission, DEVICE_NONE, FAULT_INFO_SSID_VALID,
     FAULT_INFO_VALID, MESSAGE_SIZE, PAYLOAD_SIZE,
 };
-pub use smmu::{EventRecord, SmmuCommand, EVENT_RECORD_SIZE, SMMU_COMMAND_SIZE, SSID_MAX};
+pub use smmu::{
+    EventHeader, EventRecord, SmmuCommand, EVENT_RECORD_SIZE, SMMU_COMMAND_SIZE, SSID_MAX,
+};
 
 pub use zerocopy::little_endian::{U16, U32, U64};
 

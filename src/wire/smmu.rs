@@ -185,6 +185,30 @@ impl EventRecord {
     }
 }
 
+/// What every event record has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventHeader {
+    /// Event number.
+    pub kind: u8,
+    /// Stream of the device.
+    pub sid: u32,
+    /// The transaction is stalled.
+    pub stall: bool,
+}
+
+impl EventHeader {
+    /// Reads the header of any record.
+    pub fn decode(bytes: &[u8; EVENT_RECORD_SIZE]) -> Self {
+        let dw0 = read_u64(&bytes[0..8]);
+        let dw1 = read_u64(&bytes[8..16]);
+        Self {
+            kind: bytes[0],
+            sid: high_word(dw0),
+            stall: field(dw1, 31, 1) == 1,
+        }
+    }
+}
+
 fn ssid_fields(ssid: Option<u32>) -> u64 {
     ssid.map_or(0, |ssid| 1 << 11 | u64::from(ssid & SSID_MAX) << 12)
 }
@@ -368,6 +392,21 @@ mod tests {
         assert_eq!(dw1, 2 << 40 | 1 << 34 | 1 << 33 | 1 << 31 | 4);
         assert_eq!(event.ssid, None);
         assert_eq!(EventRecord::decode(&event.encode()), Some(event));
+    }
+
+    #[test]
+    fn test_event_header_of_any_record_is_read() {
+        let mut record = [0; EVENT_RECORD_SIZE];
+        record[..8].copy_from_slice(&(0x1234_u64 << 32 | 0x0a).to_le_bytes());
+        let expected = EventHeader {
+            kind: 0x0a,
+            sid: 0x1234,
+            stall: false,
+        };
+        assert_eq!(EventHeader::decode(&record), expected);
+
+        record[11] = 0x80;
+        assert!(EventHeader::decode(&record).stall);
     }
 
     #[test]
