@@ -36,7 +36,8 @@ apt_entry_keyring()
 	done
 }
 
-# private_apt FOLDER TOOL ARGUMENT...
+# private_apt FOLDER TOOL ARGUMENT...: an old list of files is good enough, as what
+# it is used for is pinned by hash or never expires.
 private_apt()
 {
 	local folder=$1 tool=$2
@@ -45,7 +46,8 @@ private_apt()
 	"$tool" -q -o Dir::Etc::SourceList="$folder/sources.list" \
 		-o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$folder/lists" \
 		-o Dir::Cache="$folder/cache" -o APT::Sandbox::User="$(id -un)" \
-		-o Acquire::Languages=none -o Acquire::Retries=3 "$@"
+		-o Acquire::Languages=none -o Acquire::Retries=3 \
+		-o Acquire::Check-Valid-Until=false "$@"
 }
 
 # apt_try FOLDER URI KEYRING TYPE SUITE TOOL ARGUMENT...
