@@ -103,6 +103,14 @@ static const char *command_hello(const struct words *words,
     return NULL;
 }
 
+static void reply_window(struct reply *reply, const char *name,
+                         const void *start)
+{
+    if (start) {
+        reply_address(reply, name, (uintptr_t)start);
+    }
+}
+
 static const char *command_dma(const struct words *words, struct reply *reply)
 {
     struct device *device;
@@ -126,8 +134,8 @@ static const char *command_dma(const struct words *words, struct reply *reply)
             const struct request *request = &device->requests[seq];
 
             first = seq;
-            reply_address(reply, "src", (uintptr_t)request->source.start);
-            reply_address(reply, "dst", (uintptr_t)request->destination.start);
+            reply_window(reply, "src", request->source.start);
+            reply_window(reply, "dst", request->destination.start);
         }
     }
     if (done) {
