@@ -42,7 +42,7 @@ pub(super) struct Release {
     pub(super) generation: u64,
     /// Submissions replayed since.
     pub(super) replayed: u64,
-    /// RELEASED is to be sent when the queue is empty.
+    /// RELEASED is to be sent when the queue is empty, unless a drain comes first.
     pub(super) due: bool,
 }
 
@@ -65,7 +65,6 @@ impl<O: Observer> Core<O> {
             answered: 0,
             outcome: None,
         };
-        self.release.due = false;
         self.counters.drains += 1;
         for (_, device) in self.devices.iter_mut() {
             device.quiesced = false;

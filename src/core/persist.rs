@@ -53,7 +53,6 @@ impl<O: Observer> Core<O> {
         self.pending.restore(general.next_ticket, pending);
         self.drain.generation = general.generation;
         self.drain.phase = Phase::Loaded;
-        self.release.due = false;
         self.counters = Counters {
             faults_read: general.faults_read,
             faults_answered: general.faults_answered,
