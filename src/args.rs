@@ -60,7 +60,8 @@ pub struct Args {
     #[arg(long, alias = "x-no-migration-blocking", action = ArgAction::SetTrue)]
     pub without_migration_blocking: bool,
 
-    /// Write and accept this version of the state stream only. For testing how the other end refuses it.
+    /// The version of the state stream: written, with no older reader allowed, and the newest one read. For testing
+    /// the refusal.
     #[arg(long, value_name = "N", hide = true)]
     pub x_state_version: Option<u16>,
 }

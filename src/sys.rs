@@ -42,6 +42,15 @@ pub fn event_fd(event: &vmm_sys_util::eventfd::EventFd) -> BorrowedFd<'_> {
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
 
+/// Closes a descriptor whose last owner has given it up without closing it.
+///
+/// `vhost-user-backend` 0.24 does that to the consumer of each exit event, one for each connection.
+pub(crate) fn close_leaked(fd: RawFd) {
+    // SAFETY: the library turned the consumer into a raw number that it only put into an epoll set, which is gone:
+    // nobody else closes or uses it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
+
 /// A new epoll instance.
 pub fn epoll_create() -> io::Result<OwnedFd> {
     let fd = epoll::create(true)?;

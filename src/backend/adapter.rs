@@ -5,6 +5,7 @@
 use std::{
     fs::File,
     io,
+    os::fd::{AsRawFd, RawFd},
     sync::{
         atomic::{AtomicBool, Ordering},
         Mutex, OnceLock, PoisonError,
@@ -29,8 +30,11 @@ use super::{
     transfer::Transfer,
     Backend,
 };
-use crate::wire::{
-    ATTACH_UUID, CONFIG_SIZE, EVENT_RING, NUM_RINGS, PORTAL_RING, VSVA_F_MIGRATION_BLOCKING,
+use crate::{
+    sys,
+    wire::{
+        ATTACH_UUID, CONFIG_SIZE, EVENT_RING, NUM_RINGS, PORTAL_RING, VSVA_F_MIGRATION_BLOCKING,
+    },
 };
 
 /// The largest ring.
@@ -47,6 +51,8 @@ pub struct Adapter {
     rings: OnceLock<Rings>,
     transfer: Transfer,
     shutdown: OnceLock<ShutdownHandle>,
+    /// The worker's end of its exit event.
+    exit_event: Mutex<Option<RawFd>>,
     /// The front end broke the protocol, nothing more of it is looked at.
     broken: AtomicBool,
 }
@@ -61,6 +67,7 @@ impl Adapter {
             rings: OnceLock::new(),
             transfer: Transfer::default(),
             shutdown: OnceLock::new(),
+            exit_event: Mutex::default(),
             broken: AtomicBool::new(false),
         }
     }
@@ -74,6 +81,18 @@ impl Adapter {
         let _ = self.shutdown.set(shutdown);
         if let (true, Some(shutdown)) = (self.broken.load(Ordering::Acquire), self.shutdown.get()) {
             shutdown.shutdown();
+        }
+    }
+
+    /// Closes what the vhost-user library keeps open for ever. To be called when its worker has ended.
+    pub fn close_exit_event(&self) {
+        let fd = self
+            .exit_event
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(fd) = fd {
+            sys::close_leaked(fd);
         }
     }
 
@@ -168,9 +187,14 @@ impl VhostUserBackend for Adapter {
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
         // Without one the worker never ends; new() is the only caller and cannot report the error.
-        new_event_consumer_and_notifier(EventFlag::CLOEXEC)
+        let (consumer, notifier) = new_event_consumer_and_notifier(EventFlag::CLOEXEC)
             .inspect_err(|e| log::error!("cannot create an eventfd: {e}"))
-            .ok()
+            .ok()?;
+        *self
+            .exit_event
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(consumer.as_raw_fd());
+        Some((consumer, notifier))
     }
 
     fn stop_vring(&self, index: u32) -> io::Result<()> {

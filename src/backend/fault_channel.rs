@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{fstat, FileType},
+    fs::{fcntl_getfl, fcntl_setfl, fstat, FileType, OFlags},
     io::Errno,
     net::{recv, send, sockopt, RecvFlags, SendFlags, SocketType},
 };
@@ -167,7 +167,11 @@ impl FaultChannel {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         let kind = ChannelKind::of(fd.as_fd())?;
         let io: Box<dyn FaultIo> = match kind {
-            ChannelKind::Kernel => Box::new(KernelFile(fd)),
+            ChannelKind::Kernel => {
+                // A fault file never blocks; whatever else this may be must not either.
+                fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+                Box::new(KernelFile(fd))
+            }
             ChannelKind::Socket => Box::new(StreamSocket(fd)),
         };
         Ok(Self::with_io(kind, io))

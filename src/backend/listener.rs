@@ -3,7 +3,7 @@
 //! The listening socket: made here, inherited, or from systemd.
 
 use std::{
-    env, fs, io,
+    fs, io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
         unix::{
@@ -16,14 +16,8 @@ use std::{
 
 use rustix::net::{sockopt, AddressFamily, SocketType};
 
-use crate::{
-    config::{ConfigError, Listen},
-    error::Error,
-    sys,
-};
-
-/// The first descriptor that systemd passes.
-const LISTEN_FDS_START: RawFd = 3;
+use super::systemd;
+use crate::{config::Listen, error::Error, sys};
 
 /// A listening socket, and its file if we have made it.
 pub struct Socket {
@@ -42,7 +36,7 @@ impl Socket {
                 Self::new(listener, Some(file))
             }
             Some(Listen::Fd(fd)) => Self::new(adopt(*fd)?, None),
-            None => Self::new(adopt(systemd_fd()?)?, None),
+            None => Self::new(adopt(systemd::socket_fd()?)?, None),
         }
     }
 
@@ -133,21 +127,5 @@ fn adopt(number: RawFd) -> Result<UnixListener, Error> {
             "it is a connected socket, and only a listening one can be served; pass the listening socket, or use --socket-path".to_owned(),
         )),
         Err(e) => Err(refused(e.to_string())),
-    }
-}
-
-fn systemd_fd() -> Result<RawFd, Error> {
-    let number = |name| {
-        env::var(name)
-            .ok()
-            .and_then(|value| value.parse::<u32>().ok())
-    };
-    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
-        (Some(pid), Some(1)) if pid == std::process::id() => Ok(LISTEN_FDS_START),
-        (Some(pid), Some(count)) if pid == std::process::id() => Err(Error::ListenFd {
-            fd: LISTEN_FDS_START,
-            reason: format!("systemd passes {count} sockets, there must be exactly one"),
-        }),
-        _ => Err(ConfigError::NoSocket.into()),
     }
 }

@@ -22,6 +22,7 @@ mod recover;
 mod rings;
 mod server;
 mod state;
+mod systemd;
 mod transfer;
 mod veventq;
 mod wake;

@@ -21,6 +21,7 @@ use super::{
     engine::Engine,
     event_log::{EventLog, Step},
     listener::Socket,
+    systemd::Notifier,
     wake::Wake,
     Backend,
 };
@@ -38,7 +39,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         .map_err(Error::system("Cannot set up signals"))?;
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let log = open_event_log(config, &wake)?;
-    notify_systemd();
+    let notifier = Notifier::connect();
     sandbox::enter(config.sandbox, config.seccomp, socket.path())?;
 
     let device = Arc::new(Device::new(config.limits, log.clone(), wake)?);
@@ -49,6 +50,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         state_version: config.state_version,
     });
     log.step(|| Step::Listening);
+    notifier.ready();
     while wait_for(&socket, &signals)? == Woken::Ready {
         log.step(|| Step::Connected);
         let connection = Connection::start(&backend, &mut socket)?;
@@ -80,12 +82,6 @@ fn open_event_log(config: &Config, wake: &Wake) -> Result<EventLog, Error> {
         .open(path)
         .map_err(failed)?;
     Ok(EventLog::new(file, wake.try_clone().map_err(failed)?))
-}
-
-fn notify_systemd() {
-    if let Err(e) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        log::warn!("cannot tell systemd that the socket is ready: {e}");
-    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,6 +143,7 @@ impl Connection {
                 device.forget_rings();
                 // Ends the worker, so nothing of this connection runs when the next one starts.
                 drop(daemon);
+                adapter.close_exit_event();
                 finished.set();
             })
             .map_err(failed("Cannot start a thread"))?;

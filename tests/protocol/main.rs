@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The built program, driven over its real sockets by the front end of this crate.
 
+mod connection;
 mod drain;
 mod faults;
+mod process;
+mod robustness;
 mod support;

@@ -40,7 +40,11 @@ impl Backend {
     }
 
     pub fn start_with(options: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::start_at(tempfile::tempdir().unwrap(), options)
+    }
+
+    /// Starts it with its socket in `dir`.
+    pub fn start_at(dir: TempDir, options: &[&str]) -> Self {
         let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         notify.set_read_timeout(Some(HANG)).unwrap();
         let child = command()
@@ -74,8 +78,9 @@ impl Backend {
         Frontend::negotiate(self.stream(), &options()).unwrap()
     }
 
-    /// The names of the open descriptors' files.
-    pub fn descriptors(&self) -> Vec<String> {
+    /// The names of the open descriptors' files, once all requests of `frontend` have been dealt with.
+    pub fn descriptors(&self, frontend: &mut Frontend) -> Vec<String> {
+        frontend.config().unwrap();
         let mut names: Vec<String> = fs::read_dir(format!("/proc/{}/fd", self.child.id()))
             .unwrap()
             .map(|entry| {
@@ -291,4 +296,22 @@ pub fn submission(ticket: u64) -> Submission {
         data: u128::from(ticket).to_le_bytes(),
         reserved: [0; 8],
     }
+}
+
+pub fn wait_readable(event: &vmm_sys_util::eventfd::EventFd) {
+    use std::os::fd::AsRawFd;
+    let mut poll = vmm_sys_util::epoll::EpollEvent::default();
+    let epoll = vmm_sys_util::epoll::Epoll::new().unwrap();
+    epoll
+        .ctl(
+            vmm_sys_util::epoll::ControlOperation::Add,
+            event.as_raw_fd(),
+            vmm_sys_util::epoll::EpollEvent::new(vmm_sys_util::epoll::EventSet::IN, 0),
+        )
+        .unwrap();
+    let timeout = i32::try_from(HANG.as_millis()).unwrap();
+    let ready = epoll
+        .wait(timeout, std::slice::from_mut(&mut poll))
+        .unwrap();
+    assert_eq!(ready, 1, "the back-end gives buffers back");
 }

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What systemd wants of a service: its socket taken over, and word when it is ready.
+
+use std::{
+    env, io,
+    os::{
+        fd::RawFd,
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixDatagram},
+        },
+    },
+};
+
+use crate::{config::ConfigError, error::Error};
+
+/// The first descriptor that systemd passes.
+const LISTEN_FDS_START: RawFd = 3;
+
+/// The number of the one socket that the process was started with.
+pub fn socket_fd() -> Result<RawFd, Error> {
+    let number = |name| {
+        env::var(name)
+            .ok()
+            .and_then(|value| value.parse::<u32>().ok())
+    };
+    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
+        (Some(pid), Some(1)) if pid == std::process::id() => Ok(LISTEN_FDS_START),
+        (Some(pid), Some(count)) if pid == std::process::id() => Err(Error::ListenFd {
+            fd: LISTEN_FDS_START,
+            reason: format!("systemd passes {count} sockets, there must be exactly one"),
+        }),
+        _ => Err(ConfigError::NoSocket.into()),
+    }
+}
+
+/// Where to say that the service is ready. Opened early, as the sandbox allows no new sockets.
+pub struct Notifier(Option<UnixDatagram>);
+
+impl Notifier {
+    /// Connects to the socket that the environment names, if it names one.
+    pub fn connect() -> Self {
+        let Some(address) = env::var_os("NOTIFY_SOCKET") else {
+            return Notifier(None);
+        };
+        let connected = (|| {
+            let address = match address.as_bytes() {
+                [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
+                _ => SocketAddr::from_pathname(&address)?,
+            };
+            let socket = UnixDatagram::unbound()?;
+            socket.connect_addr(&address)?;
+            Ok(socket)
+        })();
+        Notifier(connected.map_err(|e| warn(&e)).ok())
+    }
+
+    /// Says that connections are accepted.
+    pub fn ready(self) {
+        if let Some(Err(e)) = self.0.map(|socket| socket.send(b"READY=1\n")) {
+            warn(&e);
+        }
+    }
+}
+
+fn warn(e: &io::Error) {
+    log::warn!("cannot tell systemd that the service is ready: {e}");
+}

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The life of the process: start, sockets, signals, options.
+
+use std::{
+    fs,
+    io::Read,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::{
+            net::{UnixListener, UnixStream},
+            process::ExitStatusExt,
+        },
+    },
+    process::{Command, Output, Stdio},
+};
+
+use rustix::{
+    io::{fcntl_setfd, FdFlags},
+    process::Signal,
+};
+use vhost_user_vsva::frontend::Frontend;
+
+use crate::support::{command, options, Backend, OneDevice};
+
+fn run(command: &mut Command) -> Output {
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap()
+}
+
+/// Runs the program, which must fail with one line that has all of `texts`.
+fn assert_fails(command: &mut Command, texts: &[&str]) {
+    let output = run(command);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{stderr}");
+    for text in texts {
+        assert!(stderr.contains(text), "{text:?} in {stderr:?}");
+    }
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{stderr:?}");
+}
+
+/// Lets the child inherit `fd`; it has the same number there.
+fn inherit(fd: &impl AsFd) -> String {
+    fcntl_setfd(fd, FdFlags::empty()).unwrap();
+    fd.as_fd().as_raw_fd().to_string()
+}
+
+#[test]
+fn test_print_capabilities_prints_json_and_ignores_other_options() {
+    let output = run(command().args(["--print-capabilities", "--socket-path", "/nonexistent/x"]));
+
+    assert!(output.status.success());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(json["type"], "vsva");
+    let features = json["features"].as_array().unwrap();
+    assert!(features.contains(&"migration-blocking".into()));
+}
+
+#[test]
+fn test_start_without_socket_fails() {
+    assert_fails(&mut command(), &["--socket-path", "--fd"]);
+}
+
+#[test]
+fn test_start_with_limit_out_of_range_fails_and_names_the_option() {
+    for (option, name) in [
+        ("--max-faults=0", "--max-faults"),
+        ("--max-faults=65537", "--max-faults"),
+        ("--max-devices=100000", "--max-devices"),
+        ("--max-pending=0", "--max-pending"),
+    ] {
+        assert_fails(
+            command().args(["--socket-path=/nonexistent/x", option]),
+            &[name],
+        );
+    }
+}
+
+#[test]
+fn test_start_with_unusable_path_fails_and_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "precious").unwrap();
+
+    assert_fails(
+        command().args(["--socket-path", "/nonexistent/vsva.sock"]),
+        &["/nonexistent/vsva.sock"],
+    );
+    assert_fails(command().arg("--socket-path").arg(&file), &["not a socket"]);
+    assert_eq!(fs::read(&file).unwrap(), b"precious");
+}
+
+#[test]
+fn test_start_on_socket_of_running_backend_fails() {
+    let mut backend = Backend::start();
+
+    assert_fails(
+        command().arg("--socket-path").arg(backend.socket()),
+        &["another process is listening"],
+    );
+    backend.assert_alive();
+    backend.connect();
+}
+
+#[test]
+fn test_start_on_socket_left_behind_takes_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vsva.sock");
+    drop(UnixListener::bind(&path).unwrap());
+    assert!(path.exists());
+
+    let backend = Backend::start_at(dir, &[]);
+
+    backend.connect();
+}
+
+#[test]
+fn test_event_log_that_cannot_be_opened_fails_and_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+
+    assert_fails(
+        command()
+            .args(["--event-log", "/nonexistent/log", "--socket-path"])
+            .arg(dir.path().join("vsva.sock")),
+        &["/nonexistent/log"],
+    );
+    assert!(!dir.path().join("vsva.sock").exists());
+}
+
+#[test]
+fn test_signal_while_nobody_is_connected_ends_it_and_removes_the_socket() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut backend = Backend::start();
+        backend.signal(signal);
+        assert!(backend.child.wait().unwrap().success());
+        assert!(!backend.socket().exists());
+    }
+}
+
+#[test]
+fn test_signal_while_connected_ends_it_and_the_connection() {
+    let mut backend = Backend::start();
+    let mut vm = OneDevice::new(&backend);
+    vm.stall(0x1000);
+
+    backend.signal(Signal::TERM);
+
+    assert!(backend.child.wait().unwrap().success());
+    assert!(!backend.socket().exists());
+    assert!(vm.frontend.config().is_err());
+}
+
+#[test]
+fn test_signal_before_negotiation_ends_it() {
+    let mut backend = Backend::start();
+    let mut stream = backend.stream();
+
+    backend.signal(Signal::TERM);
+
+    assert!(backend.child.wait().unwrap().success());
+    assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
+}
+
+#[test]
+fn test_end_leaves_socket_of_another_process_alone() {
+    let mut backend = Backend::start();
+    fs::remove_file(backend.socket()).unwrap();
+    let _other = UnixListener::bind(backend.socket()).unwrap();
+
+    backend.signal(Signal::TERM);
+
+    assert!(backend.child.wait().unwrap().success());
+    assert!(backend.socket().exists());
+}
+
+#[test]
+fn test_fd_listening_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vsva.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut child = command()
+        .args(["--fd", &inherit(&listener)])
+        .spawn()
+        .unwrap();
+
+    let stream = UnixStream::connect(&path).unwrap();
+    let frontend = Frontend::from_stream(stream, &options());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+
+    assert!(child.wait().unwrap().success());
+    frontend.unwrap();
+    assert!(path.exists(), "it belongs to whoever made it");
+}
+
+#[test]
+fn test_fd_connected_is_refused_with_a_reason() {
+    let (socket, _peer) = UnixStream::pair().unwrap();
+
+    assert_fails(
+        command().args(["--fd", &inherit(&socket)]),
+        &["listening", "--socket-path"],
+    );
+}
+
+#[test]
+fn test_fd_that_is_no_socket_is_refused() {
+    let file = tempfile::tempfile().unwrap();
+
+    assert_fails(
+        command().args(["--fd", &inherit(&file)]),
+        &["not a UNIX stream socket"],
+    );
+    assert_fails(command().args(["--fd", "999"]), &["999"]);
+    assert_fails(command().args(["--fd", "0"]), &["standard stream"]);
+}
+
+#[test]
+fn test_fd_and_socket_path_together_are_refused() {
+    let output = run(command().args(["--fd=3", "--socket-path=/tmp/x"]));
+    assert!(!output.status.success());
+}
+
+#[test]
+fn test_socket_from_systemd_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vsva.sock");
+    let listener = OwnedFd::from(UnixListener::bind(&path).unwrap());
+    // The shell sets the process id that the program will have, as systemd does.
+    let script = format!(
+        "exec 3<&{0}; LISTEN_PID=$$ LISTEN_FDS=1 exec {1}",
+        inherit(&listener),
+        command().get_program().to_string_lossy()
+    );
+    let mut child = Command::new("/bin/bash")
+        .arg("-c")
+        .arg(script)
+        .spawn()
+        .unwrap();
+
+    let frontend = Frontend::connect(&path, &options());
+    rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
+
+    assert!(child.wait().unwrap().success());
+    frontend.unwrap();
+}
+
+#[test]
+fn test_event_log_tells_the_life_of_a_fault() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("events.jsonl");
+    let backend = Backend::start_with(&["--event-log", log.to_str().unwrap()]);
+    let mut vm = OneDevice::new(&backend);
+    let (cookie, event) = vm.stall(0x5000);
+    vm.resume(&event);
+    vm.source.answer();
+    drop(vm);
+    assert!(backend.terminate().success());
+
+    let text = fs::read_to_string(&log).unwrap();
+    let records: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let names: Vec<&str> = records
+        .iter()
+        .map(|r| r["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        names[..7],
+        [
+            "listening",
+            "connected",
+            "attach",
+            "fault_read",
+            "event_emitted",
+            "resume_received",
+            "answer_written",
+        ]
+    );
+    assert!(names[7..].contains(&"disconnected"));
+    assert_eq!(records[3]["addr"], 0x5000);
+    assert_eq!(records[3]["cookie"], cookie);
+    assert_eq!(records[6]["cookie"], cookie);
+    assert_eq!(records[4]["stag"], records[5]["stag"]);
+    assert!(records.iter().all(|r| r["actor"] == "backend"));
+    let times: Vec<u64> = records
+        .iter()
+        .map(|r| r["t_us"].as_u64().unwrap())
+        .collect();
+    assert!(times.is_sorted());
+}
+
+#[test]
+fn test_sandbox_and_seccomp_each_off_still_serves() {
+    for options in [
+        &["--seccomp=none", "--sandbox=none"][..],
+        &["--seccomp=trap", "--sandbox=none"],
+        &["--seccomp=none", "--sandbox=landlock"],
+        &["--seccomp=kill", "--sandbox=landlock"],
+    ] {
+        let backend = Backend::start_with(options);
+        let mut vm = OneDevice::new(&backend);
+        let (cookie, event) = vm.stall(0x1000);
+        vm.resume(&event);
+        assert_eq!(vm.source.answer().0, cookie);
+    }
+}
+
+#[test]
+fn test_default_start_has_no_capability_and_a_filter() {
+    let backend = Backend::start();
+    let status = fs::read_to_string(format!("/proc/{}/status", backend.child.id())).unwrap();
+    let value = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(value(set), "0000000000000000", "{set}");
+    }
+    assert_eq!(value("NoNewPrivs:"), "1");
+    assert_eq!(value("Seccomp:"), "2");
+}
+
+#[test]
+fn test_killed_backend_is_seen_by_the_front_end() {
+    let mut backend = Backend::start();
+    let mut vm = OneDevice::new(&backend);
+    backend.signal(Signal::KILL);
+    assert_eq!(backend.child.wait().unwrap().signal(), Some(9));
+    assert!(vm.frontend.config().is_err());
+}
