@@ -1,0 +1,180 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The core does not allocate while it serves faults and submissions.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use vhost_user_vsva::core::{Core, DeviceDesc, FaultError, Limits};
+use vhost_user_vsva::wire::{
+    DrainRequest, EventRecord, GenerationPayload, Message, MessageType, PageResponse, Payload,
+    PgFault, ResponseCode, SmmuCommand, Submission, DEVICE_NONE, PGFAULT_LAST_PAGE, U32, U64,
+};
+use zerocopy::FromZeros;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: everything is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps to the rules of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps to the rules of `dealloc`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn allocations() -> u64 {
+    ALLOCATIONS.get()
+}
+
+struct Driver {
+    core: Core,
+    seq: u64,
+    ticket: u64,
+}
+
+impl Driver {
+    fn portal<P: Payload>(&mut self, kind: MessageType, payload: &P) {
+        self.seq += 1;
+        let mut message = Message::new(kind, DEVICE_NONE, payload);
+        message.seq = U64::new(self.seq);
+        if kind == MessageType::Submit {
+            message.device = U32::ZERO;
+        }
+        self.core.portal(&message, 0).unwrap();
+    }
+
+    fn generation(&mut self, kind: MessageType, generation: u64) {
+        let generation = U64::new(generation);
+        self.portal(kind, &GenerationPayload { generation });
+    }
+
+    fn submit(&mut self) {
+        let mut submission = Submission::new_zeroed();
+        submission.size = U32::new(8);
+        submission.ticket = U64::new(self.ticket);
+        self.ticket += 1;
+        self.portal(MessageType::Submit, &submission);
+    }
+
+    /// Raises faults until the table is full, has the guest answer them, and the one that found no room as well.
+    fn faults(&mut self) -> u32 {
+        let mut record = PgFault::new_zeroed();
+        record.flags = U32::new(PGFAULT_LAST_PAGE);
+        for cookie in 1.. {
+            record.cookie = U32::new(cookie);
+            match self.core.fault(0, &record, 0) {
+                Ok(()) => {}
+                Err(FaultError::NoRoom { .. }) => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let answered = self.answer_all();
+        self.core.fault(0, &record, 0).unwrap();
+        answered + self.answer_all()
+    }
+
+    fn answer_all(&mut self) -> u32 {
+        let mut answered = 0;
+        while let Some(message) = self.next_event() {
+            if message.message_type() == Some(MessageType::SmmuEvent) {
+                let event = EventRecord::decode(&message.payload()).unwrap();
+                let command = SmmuCommand::Resume {
+                    sid: event.sid,
+                    stag: event.stag,
+                    code: ResponseCode::Success,
+                };
+                self.portal(MessageType::SmmuCmd, &command.encode());
+                answered += 1;
+            }
+        }
+        let mut answers = [PageResponse::new_zeroed(); 64];
+        loop {
+            let count = self.core.answers(0, &mut answers);
+            if count == 0 {
+                return answered;
+            }
+            self.core.answers_written(0, count, 0);
+        }
+    }
+
+    fn next_event(&mut self) -> Option<Message> {
+        let mut event = None;
+        let take = |message: &Message| {
+            event = Some(*message);
+            Ok::<(), ()>(())
+        };
+        self.core.emit(0, take).unwrap();
+        event
+    }
+}
+
+#[test]
+fn test_core_in_operation_does_not_allocate() {
+    let limits = Limits {
+        max_faults: 256,
+        max_pending: 256,
+        max_devices: 2,
+    };
+    let before_new = allocations();
+    let mut driver = Driver {
+        core: Core::new(limits, ()).unwrap(),
+        seq: 0,
+        ticket: 0,
+    };
+    let desc = DeviceDesc {
+        device: 0,
+        vsid: 8,
+        dev_id: 0,
+        channel: 0,
+        max_outstanding: 0,
+        pri: false,
+    };
+    let before = allocations();
+    driver.core.attach(&desc, 0).unwrap();
+    let mut faults = 0;
+    let mut replays = 0;
+
+    for generation in 1..=4 {
+        faults += driver.faults();
+        driver.portal(
+            MessageType::Drain,
+            &DrainRequest {
+                generation: U64::new(generation),
+                timeout_ms: U32::new(100),
+                reserved: U32::ZERO,
+            },
+        );
+        for _ in 0..limits.max_pending {
+            driver.submit();
+        }
+        faults += driver.faults();
+        driver.generation(MessageType::DeviceQuiesced, generation);
+        while let Some(channel) = driver.core.next_probe() {
+            driver.core.channel_empty(channel, 0);
+        }
+        driver.next_event().unwrap();
+        driver.generation(MessageType::Release, generation);
+        while let Some(message) = driver.next_event() {
+            replays += u32::from(message.message_type() == Some(MessageType::Replay));
+        }
+        driver.core.rings_reset();
+        driver.seq = 0;
+    }
+    driver.core.detach(0, 0).unwrap();
+
+    assert_eq!(allocations() - before, 0);
+    assert!(before > before_new);
+    assert_eq!((faults, replays), (8 * 257, 4 * 256));
+}
