@@ -71,7 +71,7 @@ run()
 		result skip series "there are no patches"
 		return
 	fi
-	work=$(mktemp -d "$VSVA_CACHE/patches.XXXXXX")
+	work=$(mktemp -d "$VSVA_CACHE/tmp.XXXXXX")
 	# shellcheck disable=SC2064
 	trap "rm -rf '$work'" EXIT
 	step "$GROUP" test "making a repository to apply ${#series[@]} patches to"

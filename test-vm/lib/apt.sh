@@ -72,7 +72,7 @@ apt_fetch()
 	local destination=$1 log=$2 private uri keyring
 
 	shift 2
-	private=$(mktemp -d "$VSVA_CACHE/apt.XXXXXX")
+	private=$(mktemp -d "$VSVA_CACHE/tmp.XXXXXX")
 	while read -r uri keyring; do
 		mkdir -p "$private/files"
 		if apt_try "$private" "$uri" "$keyring" "$@" >>"$log" 2>&1 </dev/null; then

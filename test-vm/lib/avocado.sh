@@ -8,12 +8,14 @@ avocado_run()
 	local out=$VSVA_OUT/avocado log=$VSVA_OUT/avocado.log status=0
 
 	rm -rf "$out"
-	mkdir -p "$out/home"
+	mkdir -p "$out/home" "$FAILURES/$GROUP"
 	step "$GROUP" test "avocado run ${1#"$VSVA_ROOT"/}"
 	# Its own home, so that neither results nor settings of another use matter.
 	(
 		cd "$1"
-		HOME=$out/home VSVA_OUT=$out/logs "$VSVA_VENV/bin/avocado" run \
+		HOME=$out/home VSVA_OUT=$FAILURES/$GROUP \
+			PYTHONWARNINGS='ignore:pkg_resources is deprecated:UserWarning' \
+			"$VSVA_VENV/bin/avocado" run \
 			--max-parallel-tasks=1 --disable-sysinfo --job-results-dir "$out/job" \
 			--json "$out/results.json" . </dev/null
 	) 2>&1 | tee "$log" >&2 || status=$?

@@ -41,11 +41,13 @@ cache_make()
 	printf '%s\n' "$folder"
 }
 
-# Forgets what no program has asked for in the last DAYS days.
+# Forgets what no program has asked for in the last DAYS days, and what programs
+# that were killed left behind.
 cache_prune()
 {
 	local days=$1 folder
 
+	find "$VSVA_CACHE" -maxdepth 1 -name 'tmp.??????' -mtime +0 -exec rm -rf {} +
 	for folder in "$VSVA_CACHE"/*-*/; do
 		folder=${folder%/}
 		[ -d "$folder" ] || continue
