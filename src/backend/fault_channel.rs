@@ -340,3 +340,6 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
