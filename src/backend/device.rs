@@ -697,6 +697,7 @@ impl FaultSink for Sink<'_> {
             return (faults.len(), Ok(()));
         }
         let mut taken = 0;
+        let mut waited_for = None;
         loop {
             let result = self.device.step(|core, now| {
                 for fault in &faults[taken..] {
@@ -705,14 +706,22 @@ impl FaultSink for Sink<'_> {
                 }
                 Ok(())
             });
-            let Err(FaultError::Stale { channel, cookie }) = result else {
-                return (taken, result);
-            };
-            log::warn!("fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD");
-            self.channel.faults.writer_at_rest(|| {
-                self.device
-                    .step(|core, now| core.forget_stale(channel, cookie, now));
-            });
+            match result {
+                Err(FaultError::Stale { channel, cookie }) => {
+                    log::warn!("fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD");
+                    self.channel.faults.writer_at_rest(|| {
+                        self.device
+                            .step(|core, now| core.forget_stale(channel, cookie, now));
+                    });
+                }
+                // The device may use a cookie again as soon as it has the answer; the thread that wrote that answer
+                // may not have told the core yet.
+                Err(FaultError::DuplicateCookie { .. }) if waited_for != Some(taken) => {
+                    waited_for = Some(taken);
+                    self.channel.faults.writer_at_rest(|| {});
+                }
+                result => return (taken, result),
+            }
         }
     }
 

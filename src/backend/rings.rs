@@ -58,6 +58,11 @@ pub struct Delivered {
     pub bad_chains: u64,
 }
 
+/// As the ring has it.
+#[allow(clippy::cast_possible_truncation, reason = "it is 64")]
+const MESSAGE_LEN: u32 = MESSAGE_SIZE as u32;
+
+#[derive(Clone, Copy)]
 enum Direction {
     Readable,
     Writable,
@@ -163,7 +168,7 @@ impl Rings {
             if let Err(e) = memory.write_slice(message.as_bytes(), address) {
                 log::error!("event ring: cannot write to {address:?}: {e}");
             }
-            add_used(&mut ring, &memory, head, MESSAGE_SIZE as u32);
+            add_used(&mut ring, &memory, head, MESSAGE_LEN);
             done.messages += 1;
         }
         self.starving.store(starving, Ordering::Relaxed);

@@ -85,6 +85,8 @@ use crate::{
 
 /// Address of the ring memory in descriptors; any but 0 will do.
 const RING_MEMORY: GuestAddress = GuestAddress(0x1000_0000);
+#[allow(clippy::cast_possible_truncation, reason = "it is 128")]
+const CONFIG_LEN: u32 = CONFIG_SIZE as u32;
 const PAGE: u64 = 4096;
 
 /// How to set up a [`Frontend`].
@@ -220,7 +222,7 @@ impl Frontend {
             .vhost_user
             .get_config(
                 0,
-                CONFIG_SIZE as u32,
+                CONFIG_LEN,
                 VhostUserConfigFlags::WRITABLE,
                 &[0; CONFIG_SIZE],
             )

@@ -8,12 +8,18 @@ use std::{
 
 use virtio_bindings::virtio_ring::{VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::FrontendError;
 use crate::wire::{Message, MESSAGE_SIZE};
+
+#[allow(clippy::cast_possible_truncation, reason = "it is 2")]
+const DESC_F_WRITE: u16 = VRING_DESC_F_WRITE as u16;
+/// As the ring has it.
+#[allow(clippy::cast_possible_truncation, reason = "it is 64")]
+const MESSAGE_LEN: u32 = MESSAGE_SIZE as u32;
 
 /// Who writes the buffers of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,10 +235,9 @@ impl Ring {
     pub fn offer(&mut self, head: u16) -> Result<(), FrontendError> {
         let flags = match self.direction {
             Direction::ToBackend => 0,
-            Direction::FromBackend => VRING_DESC_F_WRITE as u16,
+            Direction::FromBackend => DESC_F_WRITE,
         };
-        let descriptor =
-            Descriptor::new(self.buffer(head).raw_value(), MESSAGE_SIZE as u32, flags, 0);
+        let descriptor = Descriptor::new(self.buffer(head).raw_value(), MESSAGE_LEN, flags, 0);
         self.write_descriptor(head, descriptor)?;
         self.publish(head)
     }
@@ -292,6 +297,7 @@ impl Ring {
     }
 }
 
-fn memory_error(e: vm_memory::GuestMemoryError) -> FrontendError {
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn memory_error(e: GuestMemoryError) -> FrontendError {
     FrontendError::Protocol(format!("ring memory: {e}"))
 }

@@ -10,7 +10,10 @@ use rustix::io::Errno;
 use vhost_user_vsva::{
     core::Phase,
     frontend::{Event, Frontend, FrontendError, Options},
-    wire::{AttachPacket, AttachType, ResponseCode, ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE, U32},
+    wire::{
+        AttachPacket, AttachReply, AttachType, ResponseCode, ATTACH_FLAG_VEVENTQ,
+        ATTACH_PACKET_SIZE, U32,
+    },
 };
 
 use crate::support::{
@@ -81,7 +84,7 @@ fn test_state_of_newer_version_is_refused_and_of_older_one_is_taken() {
         let mut frontend = backend.negotiate();
         states.push(frontend.save().unwrap());
     }
-    assert!(old.negotiate().load(&states[1]).is_err());
+    old.negotiate().load(&states[1]).unwrap_err();
     old.negotiate().load(&states[0]).unwrap();
     new.negotiate().load(&states[0]).unwrap();
 }
@@ -130,7 +133,9 @@ fn test_attach_channel_after_malformed_packets_still_works() {
     for len in [1, 39, ATTACH_PACKET_SIZE - 1, ATTACH_PACKET_SIZE + 1, 4096] {
         vm.attach.send(&vec![0xff; len], &[fd.as_fd()]).unwrap();
         let reply = vm.attach.receive().unwrap();
-        assert_eq!(reply.payload[0], Errno::INVAL.raw_os_error() as u8, "{len}");
+        let reply: AttachReply = reply.payload();
+        let status = i32::try_from(reply.status.get()).unwrap();
+        assert_eq!(status, Errno::INVAL.raw_os_error(), "{len}");
     }
 
     assert_eq!(backend.descriptors(&mut vm.frontend), before);
@@ -206,7 +211,7 @@ fn test_second_attach_channel_replaces_the_first_and_keeps_devices() {
     let mut second = vm.frontend.attach_channel().unwrap();
 
     assert_refused(second.attach(&attachment(0), None), Errno::EXIST);
-    assert!(vm.attach.detach(0).is_err());
+    vm.attach.detach(0).unwrap_err();
     vm.stall(0x1000);
     drop(second);
     vm.stall(0x2000);

@@ -14,9 +14,14 @@ use virtio_queue::desc::split::Descriptor;
 use crate::support::{submission, Backend, OneDevice, LONG};
 
 const MESSAGE: u32 = 64;
-const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
+const NEXT: u16 = low_half(VRING_DESC_F_NEXT);
+const WRITE: u16 = low_half(VRING_DESC_F_WRITE);
+const INDIRECT: u16 = low_half(VRING_DESC_F_INDIRECT);
+
+#[allow(clippy::cast_possible_truncation, reason = "flags are 16 bits wide")]
+const fn low_half(flag: u32) -> u16 {
+    flag as u16
+}
 
 /// Descriptors that are no message, each with what is wrong with it.
 fn bad_descriptors(address: u64, direction: u16) -> Vec<(&'static str, Descriptor)> {
@@ -315,7 +320,7 @@ fn test_check_without_transfer_is_an_error_and_keeps_the_connection() {
     let backend = Backend::start();
     let mut frontend = backend.negotiate();
 
-    assert!(frontend.check_state().is_err());
+    frontend.check_state().unwrap_err();
 
     frontend.start().unwrap();
     frontend.config().unwrap();
@@ -331,12 +336,13 @@ fn test_second_transfer_before_the_first_has_ended_is_refused() {
         .transfer(VhostTransferStateDirection::LOAD, theirs.into())
         .unwrap();
 
-    assert!(frontend
+    frontend
         .transfer(VhostTransferStateDirection::SAVE, other_theirs.into())
-        .is_err());
+        .unwrap_err();
 
     drop(ours);
-    assert!(frontend.check_state().is_err(), "the state was empty");
+    // The state was empty.
+    frontend.check_state().unwrap_err();
 }
 
 #[test]
