@@ -33,13 +33,13 @@ rust_tests()
 {
 	local log=$VSVA_OUT/cargo-test.log status=0 failed
 
-	step rust 4/4 "cargo test"
-	cargo test --locked --all-features --no-fail-fast >"$log" 2>&1 </dev/null || status=$?
+	: >"$log"
+	watched rust test "$log" "cargo test" \
+		cargo test --locked --all-features --no-fail-fast || status=$?
 	failed=$(results_count fail)
 	rust_results "$log"
 	if [ $status -ne 0 ]; then
 		keep_log cargo-test.log "$log"
-		show_log "$log" 60
 		# It may fail without a failed test, when something does not compile.
 		[ "$(results_count fail)" -gt "$failed" ] ||
 			result fail "cargo test" "it ended with status $status"

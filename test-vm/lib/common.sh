@@ -51,23 +51,35 @@ logged()
 	return $status
 }
 
-# with_progress NAME N/OF LOG TEXT COMMAND...: like logged; every ten seconds it
-# says how far the command is, which it finds in lines that begin with [DONE/ALL].
-with_progress()
+# watched NAME N/OF LOG TEXT COMMAND...: like logged; every ten seconds it tells how
+# far the command is: [DONE/ALL] in front of a line, else the line itself.
+watched()
 {
-	local name=$1 at=$2 log=$3 text=$4 next=$SECONDS line status=0
+	local name=$1 at=$2 log=$3 text=$4 next=$((SECONDS + 10)) line status=0
 
 	shift 4
 	step "$name" "$at" "$text"
 	"$@" 2>&1 </dev/null | while IFS= read -r line; do
 		printf '%s\n' "$line" >>"$log"
-		if [[ $line =~ ^\[([0-9]+/~?[0-9]+)\] ]] && [ $SECONDS -ge $next ]; then
-			step "$name" "$at" "$text ${BASH_REMATCH[1]}"
+		if [ $SECONDS -ge $next ]; then
+			if [[ $line =~ ^\[([0-9]+/~?[0-9]+)\] ]]; then
+				line=${BASH_REMATCH[1]}
+			fi
+			step "$name" "$at" "$text ${line:0:60}"
 			next=$((SECONDS + 10))
 		fi
 	done || status=$?
 	[ $status -eq 0 ] || show_log "$log"
 	return $status
+}
+
+# numbered ABOUT COMMAND...: puts [N/~ABOUT] in front of each line of output
+numbered()
+{
+	local about=$1
+
+	shift
+	"$@" 2>&1 | awk -v about="$about" '{ print "[" ++n "/~" about "]", $0; fflush() }'
 }
 
 # The first 16 hex digits of what comes on standard input: enough for a name.

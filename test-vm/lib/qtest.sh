@@ -23,7 +23,7 @@ qtest_run()
 	# The source package has no firmware; Debian's iPXE has what network cards want.
 	mkdir -p "$qemu/build/qemu-bundle/usr/local/share/qemu"
 	ln -sf /usr/lib/ipxe/qemu/*.rom "$qemu/build/qemu-bundle/usr/local/share/qemu/"
-	NINJA_STATUS='[%f/%t] ' with_progress "$name" qtests "$log" building \
+	NINJA_STATUS='[%f/%t] ' watched "$name" qtests "$log" building \
 		ninja -C "$qemu/build" -j "$VSVA_JOBS" qemu-system-aarch64 qemu-img "${tests[@]}"
 	for test in "$@"; do
 		at=$((at + 1))

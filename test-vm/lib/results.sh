@@ -36,13 +36,11 @@ run_test()
 
 	shift
 	log=$(mktemp "$VSVA_OUT/log.XXXXXX")
-	step "$GROUP" test "$name"
-	if "$@" >"$log" 2>&1 </dev/null; then
+	if watched "$GROUP" test "$log" "$name" "$@"; then
 		result pass "$name"
 	else
 		result fail "$name"
 		keep_log "$name.log" "$log"
-		show_log "$log"
 	fi
 	rm -f "$log"
 }

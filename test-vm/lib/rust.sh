@@ -47,14 +47,26 @@ rust_need_lints()
 	fi
 }
 
+rust_fetch()
+{
+	(cd "$VSVA_ROOT" && cargo fetch --locked --quiet)
+}
+
+# About how many crates a build consists of.
+rust_crates()
+{
+	cargo tree --locked --prefix none --edges normal,build 2>/dev/null | sort -u | wc -l
+}
+
 # Builds the backend and prints the program's path.
 rust_backend()
 {
 	local log=$VSVA_OUT/backend-build.log
 
 	: >"$log"
-	step backend 1/1 "cargo build --release"
-	(cd "$VSVA_ROOT" && logged "$log" cargo build --locked --release --bin vhost-user-vsva) ||
+	cd "$VSVA_ROOT"
+	watched backend 1/1 "$log" "cargo build --release" numbered "$(rust_crates)" \
+		cargo build --locked --release --bin vhost-user-vsva ||
 		die "the backend could not be built"
 	printf '%s\n' "${CARGO_TARGET_DIR:-$VSVA_ROOT/target}/release/vhost-user-vsva"
 }

@@ -13,6 +13,7 @@ setup_packages()
 setup_prefetch()
 {
 	(
+		rust_fetch &
 		linux_source >/dev/null &
 		venv_path test >/dev/null &
 		wait
