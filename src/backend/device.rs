@@ -697,7 +697,6 @@ impl FaultSink for Sink<'_> {
             return (faults.len(), Ok(()));
         }
         let mut taken = 0;
-        let mut waited_for = None;
         loop {
             let result = self.device.step(|core, now| {
                 for fault in &faults[taken..] {
@@ -706,20 +705,16 @@ impl FaultSink for Sink<'_> {
                 }
                 Ok(())
             });
-            match result {
-                Err(FaultError::Stale { channel, cookie }) => {
-                    log::warn!("fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD");
-                    self.channel.faults.writer_at_rest(|| {
-                        self.device
-                            .step(|core, now| core.forget_stale(channel, cookie, now));
-                    });
-                }
-                // The device may use a cookie again as soon as it has the answer; the thread that wrote that answer
-                // may not have told the core yet.
-                Err(FaultError::DuplicateCookie { .. }) if waited_for != Some(taken) => {
-                    waited_for = Some(taken);
-                    self.channel.faults.writer_at_rest(|| {});
-                }
+            let reused = matches!(
+                result,
+                Err(FaultError::DuplicateCookie { .. } | FaultError::Stale { .. })
+            );
+            match if reused {
+                self.retake(&faults[taken])
+            } else {
+                result
+            } {
+                Ok(()) if reused => taken += 1,
                 result => return (taken, result),
             }
         }
@@ -734,6 +729,29 @@ impl FaultSink for Sink<'_> {
             self.device
                 .step(|core, now| core.channel_empty(self.channel.number, now));
         }
+    }
+}
+
+impl Sink<'_> {
+    /// Takes a fault whose cookie the core has not given up.
+    ///
+    /// A cookie can come again as soon as its answer has been taken; the thread that wrote the answer may not have told
+    /// the core yet. With that thread out of the way it is clear what the cookie means.
+    fn retake(&self, fault: &PgFault) -> Result<(), FaultError> {
+        let number = self.channel.number;
+        self.channel.faults.writer_at_rest(|| {
+            self.device.step(|core, now| {
+                let result = core.fault(number, fault, now);
+                let Err(FaultError::Stale { channel, cookie }) = result else {
+                    return result;
+                };
+                log::warn!(
+                    "fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD"
+                );
+                core.forget_stale(channel, cookie, now);
+                core.fault(number, fault, now)
+            })
+        })
     }
 }
 

@@ -314,3 +314,28 @@ fn test_detach_with_outstanding_faults_answers_them_before_the_reply() {
     assert!(vm.source.has_answer());
     assert_eq!(vm.source.answer(), (cookie, ResponseCode::Invalid));
 }
+
+#[test]
+fn test_cookie_used_again_at_once_names_the_new_fault() {
+    const ROUNDS: u64 = 3000;
+    let backend = Backend::start();
+    let mut vm = OneDevice::new(&backend);
+    let mut source = vm.source;
+    // As the kernel does: the lowest free number, free as soon as the answer is there.
+    let device = std::thread::spawn(move || {
+        let mut fault = source.fault(1, 0, PERM_READ);
+        for round in 0..ROUNDS {
+            fault.addr = (round << 12).into();
+            source.raise(&[fault]);
+            assert_eq!(source.answer(), (1, ResponseCode::Success));
+        }
+    });
+
+    for round in 0..ROUNDS {
+        let event = smmu_event(&mut vm.frontend);
+        assert_eq!(event.addr, round << 12);
+        resume(&mut vm.frontend, &event);
+    }
+
+    device.join().unwrap();
+}

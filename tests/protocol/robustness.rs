@@ -305,6 +305,8 @@ fn test_answers_to_a_device_that_does_not_read_are_kept_for_it() {
 fn test_state_transfer_while_rings_run_is_refused() {
     let backend = Backend::start();
     let mut vm = OneDevice::new(&backend);
+    // The rings run when they have been used.
+    vm.stall(0x1000);
     let (_ours, theirs) = UnixStream::pair().unwrap();
 
     let result = vm
@@ -312,7 +314,7 @@ fn test_state_transfer_while_rings_run_is_refused() {
         .transfer(VhostTransferStateDirection::SAVE, theirs.into());
 
     assert!(matches!(result, Err(FrontendError::Request { .. })));
-    vm.stall(0x1000);
+    vm.stall(0x2000);
 }
 
 #[test]
