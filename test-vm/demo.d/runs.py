@@ -57,8 +57,8 @@ def _begin(run, source):
 
 
 def _let_go(run, vm):
-    vm.guest.cmd("hold off")
     run.note("guest", "hold_released")
+    vm.guest.cmd("hold off")
 
 
 def _check(run, vm):
