@@ -13,7 +13,7 @@
 #define PORTS "/sys/class/virtio-ports"
 #define WAIT_STEP_MS 5
 #define WAIT_STEPS 1000
-#define WRITE_TIMEOUT_MS 1000
+#define WRITE_STEPS 200
 
 static char input[LINE_MAX_BYTES];
 static size_t input_length;
@@ -119,6 +119,23 @@ enum port_input port_read(int fd, char *line, size_t size)
     return next_line(line, size) ? PORT_LINE : PORT_NOTHING;
 }
 
+/* Readiness alone will not do: a peer that has just come may look gone. */
+static bool wait_writable(int fd)
+{
+    static const struct timespec step = { .tv_nsec = WAIT_STEP_MS * 1000000 };
+
+    for (unsigned int i = 0; i < WRITE_STEPS; i++) {
+        struct pollfd ready = { .fd = fd, .events = POLLOUT };
+
+        poll(&ready, 1, WAIT_STEP_MS);
+        if (ready.revents & POLLOUT) {
+            return true;
+        }
+        nanosleep(&step, NULL);
+    }
+    return false;
+}
+
 void port_write(int fd, const char *text, size_t length)
 {
     while (length) {
@@ -127,14 +144,8 @@ void port_write(int fd, const char *text, size_t length)
         if (put > 0) {
             text += put;
             length -= (size_t)put;
-        } else if (put < 0 && errno == EAGAIN) {
-            struct pollfd ready = { .fd = fd, .events = POLLOUT };
-
-            if (poll(&ready, 1, WRITE_TIMEOUT_MS) <= 0 ||
-                !(ready.revents & POLLOUT)) {
-                return;
-            }
-        } else if (put == 0 || errno != EINTR) {
+        } else if (put == 0 || (errno != EAGAIN && errno != EINTR) ||
+                   !wait_writable(fd)) {
             return;
         }
     }

@@ -21,7 +21,7 @@ int port_open(void);
 /* Takes what has come; a line without its newline stays until the rest comes. */
 enum port_input port_read(int fd, char *line, size_t size);
 
-/* Dropped when the other end does not take it within a second. */
+/* Dropped when the other end does not take it within a second or two. */
 void port_write(int fd, const char *text, size_t length);
 
 #endif
