@@ -8,6 +8,11 @@
 //! - `floor/copy`: the bytes of `fault` copied, and nothing else.
 //! - `floor/eventfd`: one write and one read of an eventfd, which is the least that waking another process costs.
 
+#![allow(
+    missing_docs,
+    reason = "criterion_group! makes an undocumented function"
+)]
+
 use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BatchSize, Criterion, Throughput};
