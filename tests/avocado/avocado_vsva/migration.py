@@ -14,7 +14,11 @@ def prepare(vm, parameters=None, **capabilities):
 
 
 def start(source, destination, uri, parameters=None, **capabilities):
-    """Begin; the number of events that the source had seen before."""
+    """
+    Begin; the number of events that the source had seen before. With the return path, as management does it: the
+    source hears what becomes of its state at the destination before it takes the migration for completed.
+    """
+    capabilities = {"return_path": True, **capabilities}
     prepare(destination, None, **capabilities)
     destination.qmp.cmd("migrate-incoming", uri=uri)
     return start_outgoing(source, uri, parameters, **capabilities)
