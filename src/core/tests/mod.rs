@@ -4,8 +4,10 @@
 mod attach;
 mod drain;
 mod faults;
+mod hold;
 mod model;
 mod output;
 mod persist;
 mod portal;
 mod rig;
+mod stage_one;
