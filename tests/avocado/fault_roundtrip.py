@@ -2,8 +2,10 @@
 """A DMA fault of a guest process makes its round trip, with the backend and without it."""
 
 from avocado_vsva import VsvaTest
+from avocado_vsva.trace import read_trace
 
 ALL_FRESH = "src=fresh dst=fresh"
+EVENT_QUEUE_OF_4 = {"stall": "on", "ssidsize": 8, "x-eventq-log2size": 2}
 
 
 class FaultRoundTrip(VsvaTest):
@@ -24,6 +26,16 @@ class FaultRoundTrip(VsvaTest):
                 self.assertEqual((record["code"], record["faults"]), ("success", 1))
         self.assertEqual(outstanding, set())
         return count
+
+    def assert_events_had_to_wait(self, vm):
+        """The guest's event queue was full at some time, or the test would show nothing."""
+        unreported, most = 0, 0
+        for event in read_trace(vm.trace_path):
+            if event.name == "smmuv3_deliver_event_no_room":
+                return
+            unreported += (event.name == "smmuv3_stall_hold") - (event.name == "smmuv3_stall_report")
+            most = max(most, unreported)
+        self.assertGreater(most, 1)
 
     def test_dma_to_untouched_memory_with_backend_is_answered_by_guest(self):
         source = self.new_source()
@@ -65,24 +77,25 @@ class FaultRoundTrip(VsvaTest):
         self.assertEqual({fault["sid"] for fault in backend.find("fault_read")}, sids)
 
     def test_64_faults_with_event_queue_of_4_entries_are_not_lost(self):
-        vm = self.new_vm(backend=self.new_backend(),
-                         smmu={"stall": "on", "ssidsize": 8, "x-eventq-log2size": 2}).boot()
+        vm = self.new_vm(backend=self.new_backend(), smmu=EVENT_QUEUE_OF_4).boot()
         self.hold_faults(vm, 64)
         self.assertEqual(vm.qmp.cmd("query-vsva")[0]["outstanding"], 64)
         vm.guest.cmd("hold off")
         self.assert_all_done(vm, 64)
+        self.assert_events_had_to_wait(vm)
 
     def test_64_faults_with_event_queue_of_4_entries_and_no_backend_are_not_lost(self):
-        vm = self.new_vm(smmu={"stall": "on", "ssidsize": 8, "x-eventq-log2size": 2}).boot()
+        vm = self.new_vm(smmu=EVENT_QUEUE_OF_4).boot()
         self.hold_faults(vm, 64)
         vm.guest.cmd("hold off")
         self.assert_all_done(vm, 64)
+        self.assert_events_had_to_wait(vm)
 
     def test_load_with_event_queue_of_4_entries_loses_no_fault(self):
-        vm = self.new_vm(backend=self.new_backend(),
-                         smmu={"stall": "on", "ssidsize": 8, "x-eventq-log2size": 2}).boot()
+        vm = self.new_vm(backend=self.new_backend(), smmu=EVENT_QUEUE_OF_4).boot()
         vm.guest.cmd(f"dma 0 2000 {ALL_FRESH}")
         self.assert_all_done(vm, 2000)
+        self.assert_events_had_to_wait(vm)
 
     def test_backend_disconnect_in_running_vm_is_reported_by_event(self):
         backend = self.new_backend()

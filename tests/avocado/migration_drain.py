@@ -115,9 +115,13 @@ class MigrationDrain(VsvaTest):
         since = self.start_migration(source, destination)
         self.assert_waits_for_answer(source, since)
         source.guest.cmd("finish 0")
+        self.assertGreater(source.guest.cmd("status")["device"]["trapped"], 0)
         source.guest.cmd("hold off")
         self.assert_migrated(source, destination, since)
         self.assert_all_done(destination, 2)
+        device = destination.guest.cmd("status")["device"]
+        self.assertEqual((device["replayed"], device["gaps"], device["duplicates"], device["bad_desc"]),
+                         (device["trapped"], 0, 0, 0))
 
     def test_migration_slot_half_written_before_untrap_is_executed_once(self):
         source, destination = self.new_pair(vsva=NO_DEADLINE_IN_TEST)
@@ -125,11 +129,16 @@ class MigrationDrain(VsvaTest):
         since = self.start_migration(source, destination)
         self.assert_waits_for_answer(source, since)
         source.guest.cmd("half 0")
+        trapped = source.guest.cmd("status")["device"]["trapped"]
+        self.assertGreater(trapped, 0)
         source.guest.cmd("hold off")
         self.assert_migrated(source, destination, since)
         destination.qmp.wait("VSVA_RELEASED", 30)
         destination.guest.cmd("finish 0")
         self.assert_all_done(destination, 2)
+        device = destination.guest.cmd("status")["device"]
+        self.assertEqual((device["replayed"], device["trapped"], device["gaps"], device["bad_desc"]),
+                         (trapped, trapped, 0, 0))
 
     def test_cancel_slot_half_written_across_both_switches_is_executed_once(self):
         source, destination = self.new_pair(vsva=NO_DEADLINE_IN_TEST)
