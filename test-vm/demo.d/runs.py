@@ -105,7 +105,7 @@ def run_a(environment, logs, sockets):
         run.gather("source", source, backend)
         run.gather("destination", destination, destination_backend)
     run.require(run.first("QEMU source", "STOP"), "the vCPUs were not stopped")
-    run.require("td0" in run.reason, f"the reason does not name the device: {run.reason}")
+    run.require("outstanding" in run.reason, f"the reason is not the outstanding fault: {run.reason}")
     run.steps = follow(run, address)
     _count(run)
     return run

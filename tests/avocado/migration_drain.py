@@ -6,6 +6,7 @@ from avocado_vsva.procstat import MIGRATION_THREAD, ThreadCpu
 
 WAIT_WITHOUT_STOP = 0.3
 CPU_WINDOW = 2.0
+THROTTLE_WOULD_BEGIN = 4.0
 CPU_LIMIT = 0.02
 NO_DEADLINE_IN_TEST = {"drain-timeout": 60000}
 
@@ -195,4 +196,30 @@ class MigrationDrain(VsvaTest):
         self.assert_drained_before_stop(source, since)
         source.qmp.cmd("migrate-continue", state="pre-switchover")
         self.assert_migrated(source, destination, since)
+        self.assert_all_done(destination, 1)
+
+    def test_migration_with_multifd_one_fault_outstanding_drains_before_stop(self):
+        source, destination = self.new_pair(vsva=NO_DEADLINE_IN_TEST)
+        self.hold_faults(source, 1)
+        since = self.start_migration(source, destination, multifd=True)
+        self.assert_waits_for_answer(source, since)
+        source.guest.cmd("dma 0 20 src=fresh dst=fresh")
+        source.guest.cmd("hold off")
+        self.assert_migrated(source, destination, since)
+        self.assert_drained_before_stop(source, since)
+        self.assert_all_done(destination, 21)
+
+    def test_migration_with_auto_converge_does_not_throttle_the_guest_that_must_answer(self):
+        source, destination = self.new_pair(vsva=NO_DEADLINE_IN_TEST)
+        self.hold_faults(source, 1)
+        source.guest.cmd("dirty start mb=16 rate=24")
+        since = self.start_migration(source, destination, {"throttle-trigger-threshold": 1}, auto_converge=True)
+        source.qmp.wait("VSVA_DRAIN_STARTED", 60, since)
+        stop = source.qmp.events.absent(lambda event: event.name == "STOP", THROTTLE_WOULD_BEGIN, since)
+        self.assertIsNone(stop)
+        self.assertEqual(source.qmp.cmd("query-migrate").get("cpu-throttle-percentage", 0), 0)
+        self.assertEqual(source.qmp.cmd("query-vsva")[0]["outstanding"], 1)
+        source.guest.cmd("hold off")
+        self.assert_migrated(source, destination, since)
+        destination.guest.cmd("dirty stop")
         self.assert_all_done(destination, 1)

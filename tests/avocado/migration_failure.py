@@ -35,7 +35,7 @@ class MigrationFailure(VsvaTest):
         self.hold_faults(source, 1)
         since = self.start_migration(source, destination)
         self.assertEqual(migration.wait_status(source, since), "failed")
-        self.assertIn("td0", migration.reason(source))
+        self.assertRegex(migration.reason(source), "(vsva0|td0).*outstanding")
         self.assertEqual(source.qmp.find("VSVA_DRAIN_STARTED", since), [])
         source.guest.cmd("hold off")
         self.assert_all_done(source, 1)
@@ -137,3 +137,42 @@ class MigrationFailure(VsvaTest):
         self.assertEqual(migration.wait_status(source, since), "failed")
         source.qmp.wait("VSVA_RELEASED", 30, since)
         self.assert_goes_on_and_migrates(source, 1, vsva=LONG_DEADLINE)
+
+    def test_quit_while_draining_ends_qemu(self):
+        source, destination = self.new_pair(vsva=LONG_DEADLINE)
+        self.start_drain(source, destination)
+        source.qmp.cmd("quit")
+        self.assertEqual(source.wait_exit(10), 0)
+
+    def test_stop_and_cont_with_fault_outstanding_is_answered_after_cont(self):
+        source = self.new_source()
+        self.hold_faults(source, 4)
+        source.qmp.cmd("stop")
+        self.assertEqual(source.qmp.cmd("query-vsva")[0]["outstanding"], 4)
+        source.qmp.cmd("cont")
+        source.guest.cmd("hold off")
+        self.assert_all_done(source, 4)
+
+    def test_reset_with_faults_outstanding_leaves_none_behind(self):
+        source = self.new_source()
+        self.hold_faults(source, 4)
+        lines = len(source.guest.lines)
+        source.qmp.cmd("system_reset")
+        source.guest.wait_ready(60, lines)
+        self.assertEqual(source.qmp.cmd("query-vsva")[0]["outstanding"], 0)
+        source.guest.cmd("dma 0 8 src=fresh dst=fresh")
+        self.assert_all_done(source, 8)
+
+    def test_fault_outstanding_without_backend_fails_the_migration(self):
+        source = self.new_vm("source").boot()
+        destination = self.new_vm("destination", incoming=True)
+        self.hold_faults(source, 1)
+        since = self.start_migration(source, destination)
+        self.assertEqual(migration.wait_status(source, since), "failed")
+        self.assertIn("td0", migration.reason(source))
+        source.guest.cmd("hold off")
+        self.assert_all_done(source, 1)
+        second = self.new_vm("second", incoming=True)
+        self.assert_migrated(source, second, self.start_migration(source, second))
+        second.guest.cmd("dma 0 8 src=fresh dst=fresh")
+        self.assert_all_done(second, 9)
