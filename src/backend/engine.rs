@@ -17,7 +17,8 @@ use rustix::io::Errno;
 
 use super::{
     attach::{AttachSocket, Received},
-    device::{AttachFailure, AttachFds, Device},
+    attachment::{AttachFailure, AttachFds},
+    device::Device,
     poller::{Interest, Ready},
 };
 use crate::{

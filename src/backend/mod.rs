@@ -12,6 +12,8 @@
 
 mod adapter;
 mod attach;
+mod attachment;
+mod channel;
 mod device;
 mod engine;
 mod event_log;
@@ -25,6 +27,7 @@ mod state;
 mod systemd;
 mod transfer;
 mod veventq;
+mod vevents;
 mod wake;
 
 use std::sync::Arc;

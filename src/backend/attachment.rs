@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Devices come and go, and with them their channels.
+
+use std::{
+    io,
+    os::fd::OwnedFd,
+    sync::{atomic::AtomicBool, Arc, Mutex},
+};
+
+use super::{
+    channel::{Channel, Watched},
+    device::{lock, Device},
+    fault_channel::{ChannelKind, FaultChannel},
+    poller::Interest,
+    recover,
+};
+use crate::core::{AttachError, DetachError, DeviceDesc, HoldError};
+
+/// What comes with ATTACH.
+#[derive(Debug, Default)]
+pub struct AttachFds {
+    /// The fault channel, if it is new.
+    pub faults: Option<OwnedFd>,
+    /// A vEVENTQ.
+    pub veventq: Option<OwnedFd>,
+    /// A pidfd of the process that owns the devices.
+    pub owner: Option<OwnedFd>,
+    /// Another back-end may have read faults from the channel.
+    pub recover: bool,
+}
+
+/// Why a device could not be attached.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachFailure {
+    /// The core refused it.
+    #[error("{0}")]
+    Refused(#[from] crate::core::AttachError),
+    /// The descriptor cannot be used.
+    #[error("fault descriptor: {0}")]
+    Descriptor(#[from] io::Error),
+    /// A new channel needs a descriptor.
+    #[error("channel {0} is new and needs a fault descriptor")]
+    NoDescriptor(u32),
+    /// An existing channel has one.
+    #[error("channel {0} exists and takes no descriptor")]
+    ExtraDescriptor(u32),
+    /// An existing channel has an owner, and its faults are known.
+    #[error("channel {0} exists: no owner, no RECOVER")]
+    NotNew(u32),
+    /// It has one.
+    #[error("channel {0} has a vEVENTQ")]
+    SecondVeventq(u32),
+    /// Only the kernel's faults outlive a back-end.
+    #[error("channel {0} is a socket: nothing to recover")]
+    NotRecoverable(u32),
+}
+
+impl Device {
+    /// Attaches a device to an existing channel, or to a new one made from `fd`.
+    ///
+    /// Returns how many faults of a former back-end were aborted.
+    pub fn attach(&self, desc: &DeviceDesc, fds: AttachFds) -> Result<u32, AttachFailure> {
+        let number = desc.channel;
+        let mut channels = lock(&self.channels);
+        let existing = channels.get(&number).cloned();
+        match (&existing, &fds.faults) {
+            (Some(_), Some(_)) => return Err(AttachFailure::ExtraDescriptor(number)),
+            (None, None) => return Err(AttachFailure::NoDescriptor(number)),
+            (Some(_), None) if fds.owner.is_some() || fds.recover => {
+                return Err(AttachFailure::NotNew(number))
+            }
+            (Some(channel), None) if fds.veventq.is_some() && lock(&channel.events).is_some() => {
+                return Err(AttachFailure::SecondVeventq(number))
+            }
+            _ => {}
+        }
+        let events = fds.veventq.map(|fd| self.new_events(desc.device, fd));
+        let events = events.transpose()?;
+        let mut recovered = 0;
+        let channel = match (existing, fds.faults) {
+            (Some(channel), _) => {
+                self.step(|core, now| core.attach(desc, now))?;
+                channel
+            }
+            (None, None) => return Err(AttachFailure::NoDescriptor(number)),
+            (None, Some(fd)) => {
+                let channel = self.new_channel(number, fd, fds.owner)?;
+                let kernel = channel.faults.kind() == ChannelKind::Kernel;
+                if fds.recover && !kernel {
+                    return Err(AttachFailure::NotRecoverable(number));
+                }
+                self.step(|core, now| {
+                    core.attach(desc, now)?;
+                    if kernel {
+                        core.set_kernel_channel(number);
+                    }
+                    Ok::<(), AttachError>(())
+                })?;
+                let watched = if fds.recover {
+                    recover::abort_left_over(&channel.fd)
+                } else {
+                    Ok(0)
+                };
+                recovered = watched
+                    .and_then(|recovered| self.watch(&channel).map(|()| recovered))
+                    .inspect_err(|_| {
+                        // Only just attached, and nobody has read a fault: nothing is lost.
+                        let _ = self.step(|core, now| core.detach(desc.device, now));
+                    })?;
+                channels.insert(number, channel.clone());
+                channel
+            }
+        };
+        if let Some(events) = events {
+            let queue = &events.queue;
+            if let Err(e) = self.poller.add(&queue.fd, queue.token, Interest::Read) {
+                log::error!("fault channel {number}: the vEVENTQ is not served: epoll: {e}");
+            } else {
+                *lock(&channel.events) = Some(Arc::new(events));
+            }
+        }
+        Ok(recovered)
+    }
+
+    fn watch(&self, channel: &Channel) -> io::Result<()> {
+        self.poller
+            .add(&channel.fd, channel.token, Interest::Read)?;
+        let Some(owner) = &channel.owner else {
+            return Ok(());
+        };
+        self.poller
+            .add(&owner.fd, owner.token, Interest::Read)
+            .inspect_err(|_| {
+                // Added a moment ago.
+                let _ = self.poller.remove(&channel.fd);
+            })
+    }
+
+    /// Detaches a device. When this returns, all its faults have been answered, as far as the channel
+    /// takes answers.
+    pub fn detach(&self, device: u32) -> Result<(), DetachError> {
+        self.step(|core, now| core.detach(device, now))?;
+        self.settle();
+        self.close_unused();
+        Ok(())
+    }
+
+    /// The front end is about to change the page table of a device. When this returns, its channel is neither read
+    /// nor written until [`Self::unhold`].
+    pub fn hold(&self, device: u32) -> Result<(), HoldError> {
+        let channel = self.channel_of(device)?;
+        channel
+            .faults
+            .at_rest(|| self.step(|core, now| core.hold(device, now)))
+    }
+
+    /// The page table has been changed; `aborted`: the kernel has aborted all faults of the device.
+    pub fn unhold(&self, device: u32, aborted: bool) -> Result<(), HoldError> {
+        let channel = self.channel_of(device)?;
+        let unhold = || self.step(|core, now| core.unhold(device, aborted, now));
+        let result = match self.step(|core, _| core.channel_of(device)) {
+            Some((_, dev_id)) if aborted => channel.faults.discard(dev_id, unhold),
+            _ => channel.faults.at_rest(unhold),
+        };
+        self.settle();
+        result
+    }
+
+    fn channel_of(&self, device: u32) -> Result<Arc<Channel>, HoldError> {
+        self.step(|core, _| core.channel_of(device))
+            .and_then(|(number, _)| lock(&self.channels).get(&number).cloned())
+            .ok_or(HoldError::NotAttached { device })
+    }
+
+    fn new_channel(
+        &self,
+        number: u32,
+        fd: OwnedFd,
+        owner: Option<OwnedFd>,
+    ) -> io::Result<Arc<Channel>> {
+        let poll_fd = fd.try_clone()?;
+        Ok(Arc::new(Channel {
+            number,
+            token: self.new_token(),
+            fd: poll_fd,
+            faults: FaultChannel::new(fd)?,
+            open: AtomicBool::new(true),
+            read_blocked: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            interest: Mutex::new(Interest::Read),
+            owner: owner.map(|fd| Watched {
+                token: self.new_token(),
+                fd,
+            }),
+            events: Mutex::default(),
+        }))
+    }
+}

@@ -1,0 +1,287 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! An attached fault channel: what the engine waits for on it, and its way into and out of the core.
+
+use std::{
+    fmt::Display,
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex,
+    },
+};
+
+use super::{
+    device::{lock, Device},
+    fault_channel::{AnswerSource, FaultChannel, FaultSink, ReadEnd, WriteEnd},
+    poller::Interest,
+    vevents::Events,
+};
+use crate::{
+    core::FaultError,
+    wire::{LostReason, PageResponse, PgFault},
+};
+
+/// A fault channel and what the engine waits for on it.
+pub(super) struct Channel {
+    pub(super) number: u32,
+    pub(super) token: u64,
+    /// For the poller only; the same file as in `faults`.
+    pub(super) fd: OwnedFd,
+    pub(super) faults: FaultChannel,
+    /// Cleared with reader and writer at rest: its number means another channel from then on.
+    pub(super) open: AtomicBool,
+    /// The core had no room for the next fault.
+    pub(super) read_blocked: AtomicBool,
+    /// The socket had no room for the next answer.
+    pub(super) write_blocked: AtomicBool,
+    pub(super) interest: Mutex<Interest>,
+    /// Becomes readable when the process that owns the devices ends.
+    pub(super) owner: Option<Watched<OwnedFd>>,
+    pub(super) events: Mutex<Option<Arc<Events>>>,
+}
+
+/// Something that the engine waits for.
+pub(super) struct Watched<T> {
+    pub(super) token: u64,
+    pub(super) fd: T,
+}
+
+/// What one of the descriptors of a channel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Faults and answers.
+    Faults,
+    /// The end of the process that owns the devices.
+    Owner,
+    /// The vEVENTQ.
+    Events,
+}
+
+impl Channel {
+    /// What the descriptor with this token is for, if it is one of the channel's.
+    pub(super) fn role(&self, token: u64) -> Option<Role> {
+        let owner = self.owner.as_ref().map(|owner| owner.token);
+        let events = lock(&self.events).as_ref().map(|events| events.queue.token);
+        [
+            (Some(self.token), Role::Faults),
+            (owner, Role::Owner),
+            (events, Role::Events),
+        ]
+        .into_iter()
+        .find_map(|(own, role)| (own == Some(token)).then_some(role))
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Relaxed)
+    }
+}
+
+impl Device {
+    /// Reads once, as readiness is level-triggered.
+    pub(super) fn read_channel(&self, channel: &Channel) -> bool {
+        let mut sink = Sink {
+            device: self,
+            channel,
+        };
+        let more = match channel.faults.read(&mut sink) {
+            ReadEnd::More => true,
+            ReadEnd::Empty => false,
+            ReadEnd::Refused(FaultError::NoRoom { .. }) | ReadEnd::Unwanted => {
+                channel.read_blocked.store(true, Ordering::Relaxed);
+                false
+            }
+            ReadEnd::Refused(e) => self.lose(channel, LostReason::Protocol, &e),
+            ReadEnd::Again(e) => {
+                log::warn!("fault channel {}: {e}", channel.number);
+                false
+            }
+            ReadEnd::Closed => self.lose(channel, LostReason::Ended, &"the other end was closed"),
+            ReadEnd::Broken(e) => self.lose(channel, LostReason::Io, &e),
+        };
+        self.update_interest(channel);
+        more
+    }
+
+    pub(super) fn read_to_end(&self, channel: &Channel) {
+        while self.read_channel(channel) {}
+    }
+
+    pub(super) fn write_channel(&self, channel: &Channel) {
+        let mut source = Source {
+            device: self,
+            channel,
+        };
+        match channel.faults.write(&mut source) {
+            WriteEnd::Done => {}
+            WriteEnd::Blocked => channel.write_blocked.store(true, Ordering::Relaxed),
+            WriteEnd::Broken(e) => {
+                self.lose(channel, LostReason::Io, &e);
+            }
+        }
+        self.update_interest(channel);
+    }
+
+    /// Gives up a channel; its devices are lost.
+    pub(super) fn lose(&self, channel: &Channel, reason: LostReason, error: &dyn Display) -> bool {
+        let first = channel.faults.at_rest(|| {
+            let first = channel.open.swap(false, Ordering::Relaxed);
+            if first {
+                self.step(|core, now| core.channel_lost(channel.number, reason, now));
+            }
+            first
+        });
+        if first {
+            log::error!("fault channel {} is lost: {error}", channel.number);
+            self.remove(channel);
+        }
+        false
+    }
+
+    pub(super) fn close_unused(&self) {
+        let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
+        for channel in channels {
+            let unused = channel.faults.at_rest(|| {
+                let unused = !self.lock().channel_in_use(channel.number);
+                unused && channel.open.swap(false, Ordering::Relaxed)
+            });
+            if unused {
+                self.remove(&channel);
+            }
+        }
+    }
+
+    fn remove(&self, channel: &Channel) {
+        let mut channels = lock(&self.channels);
+        if channels
+            .get(&channel.number)
+            .is_some_and(|c| c.token == channel.token)
+        {
+            channels.remove(&channel.number);
+            self.forget(&channel.fd);
+            if let Some(owner) = &channel.owner {
+                self.forget(&owner.fd);
+            }
+            if let Some(events) = lock(&channel.events).take() {
+                self.forget(&events.queue.fd);
+            }
+        }
+    }
+
+    fn update_interest(&self, channel: &Channel) {
+        let mut interest = lock(&channel.interest);
+        // Read under the lock, or an older wish of another thread could be the last to be granted.
+        let wanted = Interest::new(
+            !channel.read_blocked.load(Ordering::Relaxed),
+            channel.write_blocked.load(Ordering::Relaxed),
+        );
+        if *interest == wanted {
+            return;
+        }
+        *interest = wanted;
+        match self.poller.modify(&channel.fd, channel.token, wanted) {
+            // Removed in the meantime.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => log::error!("fault channel {}: epoll: {e}", channel.number),
+            Ok(()) => {}
+        }
+    }
+}
+
+/// Puts the faults of a channel into the core.
+struct Sink<'a> {
+    device: &'a Device,
+    channel: &'a Channel,
+}
+
+impl FaultSink for Sink<'_> {
+    type Error = FaultError;
+
+    fn take(&mut self, faults: &[PgFault]) -> (usize, Result<(), FaultError>) {
+        if !self.channel.is_open() {
+            return (faults.len(), Ok(()));
+        }
+        let mut taken = 0;
+        loop {
+            let result = self.device.step(|core, now| {
+                for fault in &faults[taken..] {
+                    core.fault(self.channel.number, fault, now)?;
+                    taken += 1;
+                }
+                Ok(())
+            });
+            let reused = matches!(
+                result,
+                Err(FaultError::DuplicateCookie { .. } | FaultError::Stale { .. })
+            );
+            match if reused {
+                self.retake(&faults[taken])
+            } else {
+                result
+            } {
+                Ok(()) if reused => taken += 1,
+                result => return (taken, result),
+            }
+        }
+    }
+
+    fn wanted(&mut self) -> bool {
+        self.channel.is_open() && self.device.lock().wants_read(self.channel.number)
+    }
+
+    fn empty(&mut self) {
+        if self.channel.is_open() {
+            self.device
+                .step(|core, now| core.channel_empty(self.channel.number, now));
+        }
+    }
+}
+
+impl Sink<'_> {
+    /// Takes a fault whose cookie the core has not given up.
+    ///
+    /// A cookie can come again as soon as its answer has been taken; the thread that wrote the answer may not have told
+    /// the core yet. With that thread out of the way it is clear what the cookie means.
+    fn retake(&self, fault: &PgFault) -> Result<(), FaultError> {
+        let number = self.channel.number;
+        self.channel.faults.writer_at_rest(|| {
+            self.device.step(|core, now| {
+                let result = core.fault(number, fault, now);
+                let Err(FaultError::Stale { channel, cookie }) = result else {
+                    return result;
+                };
+                log::warn!(
+                    "fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD"
+                );
+                core.forget_stale(channel, cookie, now);
+                core.fault(number, fault, now)
+            })
+        })
+    }
+}
+
+/// Takes the answers of a channel out of the core.
+struct Source<'a> {
+    device: &'a Device,
+    channel: &'a Channel,
+}
+
+impl AnswerSource for Source<'_> {
+    fn peek(&mut self, answers: &mut [PageResponse]) -> usize {
+        if !self.channel.is_open() {
+            return 0;
+        }
+        self.device.lock().answers(self.channel.number, answers)
+    }
+
+    fn written(&mut self, count: usize) {
+        self.device
+            .step(|core, now| core.answers_written(self.channel.number, count, now));
+    }
+
+    fn aborted(&mut self) {
+        self.device
+            .step(|core, now| core.answer_aborted(self.channel.number, now));
+    }
+}
