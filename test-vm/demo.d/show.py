@@ -34,7 +34,7 @@ def starting(number, title):
 
 def run(one):
     lines = [(step.time, step.actor, f"{step.event} ({_ids(step.ids)})", step.number) for step in one.steps]
-    for (actor, event), words in WORDS.items():
+    for (actor, event), words in WORDS.items() if one.steps else ():
         record = one.first(actor, event)
         if record:
             lines.append((record.time, actor, f"{words} ({_ids(record.ids)})" if record.ids else words, ""))

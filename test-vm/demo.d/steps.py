@@ -34,12 +34,12 @@ def follow(run, address, side="source"):
 
     found = []
 
-    def step(number, record: Record | None, actor, towards, event, *keys):
+    def step(number, record: Record | None, actor, towards, event, *keys, **more):
         if record is None:
             run.problems.append(f"step {number} ({event}) of the fault at {address:#x} is in no log")
             return found[-1].time if found else run.start
         found.append(Step(number, record.time, actor, towards, event,
-                          {key: record.ids[key] for key in keys if key in record.ids}))
+                          {**{key: record.ids[key] for key in keys if key in record.ids}, **more}))
         return record.time
 
     read = _pick(at_page("fault_read", backend), run.start)
@@ -55,10 +55,10 @@ def follow(run, address, side="source"):
     step(4, held, "guest", "guest", "the kernel's page fault handler has the fault", "waiters")
     resumed = _pick(run.find(backend, "resume_received", stag=stag), begin)
     step(5, _pick(run.find(trace, "smmuv3_fault_handler_command", word2=stag), begin), "guest", "vSMMU",
-         "page is there, CMD_RESUME in the command queue", "sid", "word2")
+         "page is there, CMD_RESUME in the command queue", "sid", stag=stag)
     step(6, resumed, "vSMMU", "backend", "CMD_RESUME handed to the backend", "sid", "stag")
-    answered = _pick(run.find(backend, "answer_written", cookie=cookie), resumed.time if resumed else begin)
-    step(7, answered, "backend", "device", "page response written", "cookie", "code")
+    step(7, _pick(run.find(trace, "vsva_testdev_response", cookie=cookie), resumed.time if resumed else begin),
+         "backend", "device", "page response arrives", "cookie", "code")
     step(8, _pick(at_page("vsva_testdev_retry", trace), begin), "device", "device",
          "access made again, the DMA goes on", "addr")
     return found
