@@ -10,10 +10,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "avocado"
 
 # pylint: disable=wrong-import-position
 import show                                                 # noqa: E402
+from record import Run                                      # noqa: E402
 from report import write_report                             # noqa: E402
-from runs import run_a, run_b, run_plain                    # noqa: E402
+from runs import RUNS, Place                                # noqa: E402
 from timeline import write_timeline                         # noqa: E402
 from avocado_vsva.environment import Environment            # noqa: E402
+
+
+def perform(function, run, place):
+    """Whatever goes wrong in a run is part of its result."""
+    try:
+        function(run, place)
+    except Exception as error:  # pylint: disable=broad-except
+        run.require(False, f"{type(error).__name__}: {error}")
+    return run
 
 
 def main():
@@ -21,15 +31,12 @@ def main():
     logs = environment.out / "logs"
     shutil.rmtree(logs, ignore_errors=True)
     logs.mkdir(parents=True)
-    sockets = Path(tempfile.mkdtemp(prefix="vsva-"))
-    try:
-        runs = []
-        for number, run in enumerate((run_a, run_b, run_plain), 1):
-            show.starting(number, run.__doc__)
-            runs.append(run(environment, logs, sockets))
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="vsva-") as sockets:
+        for number, (name, title, expected, function) in enumerate(RUNS, 1):
+            show.starting(number, len(RUNS), function.__doc__)
+            runs.append(perform(function, Run(name, title, expected), Place(environment, logs, Path(sockets))))
             show.run(runs[-1])
-    finally:
-        shutil.rmtree(sockets, ignore_errors=True)
     report = write_report(environment.out / "report.json", runs)
     write_timeline(environment.out / "timeline.svg", report)
     show.summary(report, environment.out)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """The three runs of the demo. Each is real QEMU with a real guest; A and B with the real backend."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 from avocado_vsva import migration
 from avocado_vsva.backend import Backend
+from avocado_vsva.environment import Environment
 from avocado_vsva.vm import Vm
-from record import Run
 from steps import follow
 
 DEADLINE = {"drain-timeout": 20000}
@@ -14,36 +17,51 @@ QUEUED_BEFORE_ANSWER = 800
 PLAIN_TURNS = 3
 
 
-class Pair:
-    """Source and destination, each with its backend; all are ended on the way out."""
+class Place(NamedTuple):
+    environment: Environment
+    logs: Path
+    sockets: Path
 
-    def __init__(self, environment, logs, sockets, name, with_device=True, **vsva):
-        self.environment, self.sockets, self.name = environment, sockets, name
-        self.folder = logs / name
+
+class Machines:
+    """The VMs of a run, each with its backend. On the way out, all that they have said is gathered and they end."""
+
+    def __init__(self, run, place, with_device=True, **vsva):
+        self.run, self.place = run, place
+        self.name = f"run-{run.name.lower()}"
+        self.folder = place.logs / self.name
         self.folder.mkdir()
         self.with_device, self.vsva = with_device, vsva
-        self.stops = []
+        self.started = []
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for stop in reversed(self.stops):
-            stop()
+        for side, vm, backend in self.started:
+            self.run.gather(side, vm, backend)
+        for _, vm, backend in self.started:
+            vm.quit()
+            if backend:
+                backend.stop()
 
     def start(self, side, incoming):
+        name = f"{self.name}-{side.replace(' ', '-')}"
         backend = None
         if self.with_device:
-            backend = Backend(self.environment.backend, f"{self.name}-{side}-backend", self.folder, self.sockets)
-            self.stops.append(backend.stop)
-        vm = Vm(self.environment, f"{self.name}-{side}", self.folder, backend=backend, incoming=incoming,
-                test_devices=1 if self.with_device else 0, vsva=self.vsva)
-        self.stops.append(vm.quit)
+            backend = Backend(self.place.environment.backend, f"{name}-backend", self.folder, self.place.sockets)
+        try:
+            vm = Vm(self.place.environment, name, self.folder, backend=backend, incoming=incoming,
+                    test_devices=1 if self.with_device else 0, vsva=self.vsva)
+        except Exception:
+            if backend:
+                backend.kill()
+            raise
+        self.started.append((side, vm, backend))
         return vm, backend
 
-    @property
-    def uri(self):
-        return f"unix:{self.sockets}/{self.name}-migration.sock"
+    def uri(self, destination):
+        return f"unix:{self.place.sockets}/{destination.name}-migration.sock"
 
 
 def _begin(run, source):
@@ -89,38 +107,34 @@ def _stopped_for(run):
     return resume.time - stop.time if stop and resume else None
 
 
-def run_a(environment, logs, sockets):
+def run_a(run, place):
     """Run A, today's order: the vCPUs are stopped first, with a fault outstanding"""
-    run = Run("A", "without drain: vCPUs stop first", expected="failed")
-    with Pair(environment, logs, sockets, "a", **{"x-unsafe-no-drain": "on"}) as pair:
-        source, backend = pair.start("source", False)
-        destination, destination_backend = pair.start("destination", True)
+    with Machines(run, place, **{"x-unsafe-no-drain": "on"}) as machines:
+        source, _ = machines.start("source", False)
+        destination, _ = machines.start("destination", True)
         source.boot()
         address = _begin(run, source)
-        since = migration.start(source, destination, pair.uri)
+        since = migration.start(source, destination, machines.uri(destination))
         run.outcome = migration.wait_status(source, since)
         run.reason = migration.reason(source)
-        source.qmp.wait("RESUME", 30, since)
-        _let_go(run, source)
-        _check(run, source)
-        run.gather("source", source, backend)
-        run.gather("destination", destination, destination_backend)
+        if run.outcome == run.expected:
+            source.qmp.wait("RESUME", 30, since)
+            _let_go(run, source)
+            _check(run, source)
     run.require(run.first("QEMU source", "STOP"), "the vCPUs were not stopped")
     run.require("outstanding" in run.reason, f"the reason is not the outstanding fault: {run.reason}")
     run.steps = follow(run, address)
     _count(run)
-    return run
 
 
-def run_b(environment, logs, sockets):
+def run_b(run, place):
     """Run B, the same moment with draining: the vCPUs stop after the device"""
-    run = Run("B", "with drain: faults are answered, then the vCPUs stop", expected="completed")
-    with Pair(environment, logs, sockets, "b", **DEADLINE) as pair:
-        source, backend = pair.start("source", False)
-        destination, destination_backend = pair.start("destination", True)
+    with Machines(run, place, **DEADLINE) as machines:
+        source, backend = machines.start("source", False)
+        destination, _ = machines.start("destination", True)
         source.boot()
         address = _begin(run, source)
-        since = migration.start(source, destination, pair.uri)
+        since = migration.start(source, destination, machines.uri(destination))
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         backend.events.wait(lambda record: record["event"] == "submission_queued"
                             and record["pending"] >= QUEUED_BEFORE_ANSWER,
@@ -128,12 +142,10 @@ def run_b(environment, logs, sockets):
         _let_go(run, source)
         run.outcome = migration.wait_status(source, since)
         run.reason = migration.reason(source)
-        if run.outcome == "completed":
+        if run.outcome == run.expected:
             destination.qmp.wait("VSVA_RELEASED", 30)
             _check(run, destination)
             run.qemu_downtime_ms = source.qmp.cmd("query-migrate")["downtime"]
-        run.gather("source", source, backend)
-        run.gather("destination", destination, destination_backend)
     drained, stop = run.first("QEMU source", "VSVA_DRAIN_COMPLETED"), run.first("QEMU source", "STOP")
     run.require(drained and stop and drained.time <= stop.time, "the vCPUs stopped before the drain was complete")
     tickets = [record.ids["ticket"] for record in run.find("backend destination", "replay")]
@@ -142,19 +154,17 @@ def run_b(environment, logs, sockets):
     run.downtime = _stopped_for(run)
     run.steps = follow(run, address)
     _count(run)
-    return run
 
 
-def run_plain(environment, logs, sockets):
+def run_plain(run, place):
     """For comparison, the same VM without the device, migrated three times"""
-    run = Run("plain", "the same VM without the device", expected="completed")
     downtimes = []
-    with Pair(environment, logs, sockets, "plain", with_device=False) as pair:
-        source, _ = pair.start("source", False)
+    with Machines(run, place, with_device=False) as machines:
+        source, _ = machines.start("source", False)
         source.boot()
         for turn in range(PLAIN_TURNS):
-            destination, _ = pair.start(f"destination-{turn + 1}", True)
-            since = migration.start(source, destination, f"{pair.uri}-{turn + 1}")
+            destination, _ = machines.start(f"destination {turn + 1}", True)
+            since = migration.start(source, destination, machines.uri(destination))
             run.outcome = migration.wait_status(source, since)
             run.reason = migration.reason(source)
             if run.outcome != run.expected:
@@ -162,10 +172,13 @@ def run_plain(environment, logs, sockets):
             resumed = migration.resumed_at(destination)
             downtimes.append((resumed - source.qmp.find("STOP", since)[0].time,
                               source.qmp.cmd("query-migrate")["downtime"]))
-            run.gather("source" if turn == 0 else f"destination {turn}", source)
-            source.quit()
             source = destination
-        run.gather(f"destination {PLAIN_TURNS}", source)
     if downtimes:
         run.downtime, run.qemu_downtime_ms = sorted(downtimes)[len(downtimes) // 2]
-    return run
+
+
+RUNS = (
+    ("A", "without drain: the vCPUs stop first", "failed", run_a),
+    ("B", "with drain: faults are answered, then the vCPUs stop", "completed", run_b),
+    ("plain", "the same VM without the device", "completed", run_plain),
+)

@@ -28,8 +28,8 @@ def _line(time, actor, text, number=""):
     print(f"  {number:>2}  {time * 1000:10.3f} ms  {actor:<20} {text}")
 
 
-def starting(number, title):
-    print(f"\n[{number}/3] {title}", flush=True)
+def starting(number, total, title):
+    print(f"\n[{number}/{total}] {title}", flush=True)
 
 
 def run(one):
@@ -40,7 +40,7 @@ def run(one):
             lines.append((record.time, actor, f"{words} ({_ids(record.ids)})" if record.ids else words, ""))
     for time, actor, text, number in sorted(lines, key=lambda line: line[0]):
         _line(time - one.start, actor, text, number)
-    print(f"  migration {one.outcome}{': ' + one.reason if one.reason else ''}")
+    print(f"  migration {one.outcome or 'has not ended'}{': ' + one.reason if one.reason else ''}")
     if one.counts:
         print("  " + ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in one.counts.items()))
     if one.downtime is not None:
