@@ -37,6 +37,7 @@ mod attach;
 mod error;
 mod event;
 mod ring;
+mod stage_two;
 
 use std::{
     fs::File,
@@ -73,6 +74,7 @@ pub use self::{
     error::FrontendError,
     event::Event,
     ring::{Direction, Layout, Ring, Used},
+    stage_two::{StageTwoFilter, Verdict},
 };
 use crate::{
     sys,
