@@ -51,7 +51,7 @@ def report(args, console, accounts):
         complaints = [] if result.passed else [result.reason]
         if accounts is not None:
             account = accounts.get(result.index, witness.Account())
-            complaints += [f"SMMU: {text}" for text in account.complaints(result.figures)]
+            complaints += [f"SMMU: {text}" for text in account.complaints(result.expected)]
         word = "FAIL" if complaints else "ok"
         print(f"{word:>6}  {result.name} ({result.milliseconds} ms)" + "".join(f"\n        {c}" for c in complaints))
         if complaints:

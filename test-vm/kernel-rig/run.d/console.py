@@ -18,6 +18,7 @@ class Result:
     reason: str = "the machine stopped in the middle of it"
     output: list = field(default_factory=list)
     figures: dict = field(default_factory=dict)
+    expected: dict | None = None
 
 
 @dataclass
@@ -52,6 +53,9 @@ class Console:
                 current.passed = word == "passed" and name == current.name
                 current.milliseconds, current.reason = int(took), " ".join(reason)
                 current = None
+            elif word == "expect" and current:
+                pairs = (pair.split("=") for pair in rest.split())
+                current.expected = {key: int(value) for key, value in pairs}
             elif word == "figure" and current:
                 key, value = rest.split("=", 1)
                 current.figures[key] = float(value)

@@ -5,12 +5,11 @@ It knows nothing of the kernel, the back-end or the checks in the guest: it only
 """
 
 import re
-from collections import Counter
 from dataclasses import dataclass, field
 
-MARKER = re.compile(r"\bpci_cfg_write \S+ \S+ @0x3c <- 0x([0-9a-f]+)")
-EVENT = re.compile(r"\bsmmuv3_(stall\w*|cmd_resume\w*|cmd_stall_term\w*) (.*)$")
-NUMBER = re.compile(r"(\w+)[=: ]\s*(0x[0-9a-f]+|\d+)\b")
+MARKER = re.compile(r"\bpci_cfg_write gpex-root \S+ @0x3c <- 0x([0-9a-f]+)")
+EVENT = re.compile(r"\bsmmuv3_(stall_hold|stall_resume|stall_term|stall_cancel) (.*)$")
+NUMBER = re.compile(r"(\w+)=(0x[0-9a-f]+|\d+)\b")
 
 
 @dataclass
@@ -20,24 +19,27 @@ class Account:
     retried: int = 0
     aborted: int = 0
     unmatched: int = 0
-    twice: int = 0
+    reused: int = 0
+    cancelled: int = 0
     outstanding: set = field(default_factory=set)
 
-    @property
-    def ended(self):
-        return self.retried + self.aborted
-
-    def complaints(self):
-        """Violations of "answered exactly once", in words."""
+    def complaints(self, expected):
+        """What contradicts "answered exactly once", or what the check says of itself, in words."""
         found = []
         if self.outstanding:
-            found.append(f"{len(self.outstanding)} stalls were never ended: {sorted(self.outstanding)[:4]}")
+            some = ", ".join(f"SID {sid:#x} STAG {stag:#x}" for sid, stag in sorted(self.outstanding)[:4])
+            found.append(f"{len(self.outstanding)} stalls were never ended: {some}")
         if self.unmatched:
             found.append(f"{self.unmatched} CMD_RESUMEs were for no outstanding stall")
-        if self.twice:
-            found.append(f"{self.twice} stalls got a STAG that was in use")
-        if self.ended != self.stalls:
-            found.append(f"{self.stalls} stalls, {self.ended} ended")
+        if self.reused:
+            found.append(f"{self.reused} stalls got a STAG that was in use")
+        if self.cancelled:
+            found.append(f"{self.cancelled} times stalls were cancelled by a reset")
+        if self.stalls != self.retried + self.aborted + len(self.outstanding):
+            found.append(f"{self.stalls} stalls, {self.retried} retried, {self.aborted} aborted")
+        for name in ("retried", "aborted"):
+            if expected is not None and getattr(self, name) != expected[name]:
+                found.append(f"{getattr(self, name)} {name}, the check says {expected[name]}")
         return found
 
 
@@ -59,4 +61,20 @@ def read(path):
 
 
 def _count(account, name, numbers):
-    raise NotImplementedError(Counter)
+    stall = numbers["sid"], numbers.get("stag")
+    if name == "stall_hold":
+        account.stalls += 1
+        account.reused += stall in account.outstanding
+        account.outstanding.add(stall)
+    elif name == "stall_resume" and (not numbers["known"] or stall not in account.outstanding):
+        account.unmatched += 1
+    elif name == "stall_resume":
+        account.outstanding.remove(stall)
+        account.retried += numbers["retry"] == 1
+        account.aborted += numbers["retry"] == 0
+    elif name == "stall_term":
+        ended = {outstanding for outstanding in account.outstanding if outstanding[0] == stall[0]}
+        account.outstanding -= ended
+        account.aborted += len(ended)
+    elif name == "stall_cancel":
+        account.cancelled += any(outstanding[0] == stall[0] for outstanding in account.outstanding)

@@ -9,8 +9,8 @@ use std::{
         fd::{AsFd, AsRawFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -23,6 +23,7 @@ pub struct Backend {
     child: Child,
     socket: PathBuf,
     events: Option<BufReader<File>>,
+    killed: bool,
 }
 
 impl Backend {
@@ -65,7 +66,13 @@ impl Backend {
             child,
             socket,
             events: log.map(|(_, fifo)| BufReader::new(fifo)),
+            killed: false,
         }
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// A connection to its socket.
@@ -101,22 +108,18 @@ impl Backend {
         }
     }
 
-    /// Kills it, as the kernel would.
-    pub fn kill(&mut self) -> ExitStatus {
+    /// Kills it.
+    pub fn kill(mut self) {
         self.child.kill().expect("kill");
-        self.child.wait().expect("wait")
-    }
-
-    /// Whether it is still there.
-    pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("wait").is_none()
+        self.child.wait().expect("wait");
+        self.killed = true;
     }
 }
 
 impl Drop for Backend {
     fn drop(&mut self) {
         let ended = self.child.try_wait();
-        if !std::thread::panicking() {
+        if !self.killed && !std::thread::panicking() {
             assert!(
                 matches!(ended, Ok(None)),
                 "the back-end ended by itself: {ended:?}"

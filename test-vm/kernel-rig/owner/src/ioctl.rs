@@ -32,7 +32,7 @@ macro_rules! sized {
 
 use crate::uapi::{iommufd as i, selftest as s, vfio as v};
 
-sized!(size: i::Destroy, i::IoasAlloc, i::IoasMap, i::HwptAlloc, i::HwInfo, i::HwptInvalidate, i::FaultAlloc,
+sized!(size: i::IoasAlloc, i::IoasMap, i::HwptAlloc, i::HwptInvalidate, i::FaultAlloc,
     i::ViommuAlloc, i::VdeviceAlloc, i::VeventqAlloc, s::TestCmd);
 sized!(argsz: v::RegionInfo, v::BindIommufd, v::AttachIommufdPt, v::DetachIommufdPt);
 

@@ -35,18 +35,6 @@ impl Iommufd {
         ))
     }
 
-    pub fn destroy(&self, id: ObjectId) -> io::Result<()> {
-        call(
-            self,
-            "IOMMU_DESTROY",
-            DESTROY,
-            &mut Destroy {
-                id,
-                ..Default::default()
-            },
-        )
-    }
-
     pub fn ioas(&self) -> io::Result<ObjectId> {
         let mut arg = IoasAlloc::default();
         call(self, "IOMMU_IOAS_ALLOC", IOAS_ALLOC, &mut arg)?;
@@ -105,27 +93,6 @@ impl Iommufd {
     fn hwpt(&self, mut arg: HwptAlloc) -> io::Result<ObjectId> {
         call(self, "IOMMU_HWPT_ALLOC", abi::HWPT_ALLOC, &mut arg)?;
         Ok(arg.out_hwpt_id)
-    }
-
-    /// The SMMU's ID registers.
-    pub fn smmu_info(&self, device: ObjectId) -> io::Result<(HwInfoArmSmmuv3, u8)> {
-        let mut info = HwInfoArmSmmuv3::default();
-        let pointer: *mut HwInfoArmSmmuv3 = &mut info;
-        let mut arg = HwInfo {
-            dev_id: device,
-            data_len: u32::try_from(size_of::<HwInfoArmSmmuv3>())
-                .expect("ABI structures are small"),
-            data_uptr: pointer as u64,
-            ..Default::default()
-        };
-        call(self, "IOMMU_GET_HW_INFO", GET_HW_INFO, &mut arg)?;
-        if arg.out_data_type != HW_INFO_TYPE_ARM_SMMUV3 {
-            return Err(io::Error::other(format!(
-                "the IOMMU is of type {}, not an SMMUv3",
-                arg.out_data_type
-            )));
-        }
-        Ok((info, arg.out_max_pasid_log2))
     }
 
     pub fn fault_queue(&self) -> io::Result<FaultQueue> {

@@ -21,7 +21,7 @@ mod uapi;
 mod vfio;
 mod wait;
 
-use std::{env, process::ExitCode};
+use std::{env, path::Path, process::ExitCode};
 
 use checks::{Platform, ALL};
 
@@ -39,6 +39,14 @@ fn main() -> ExitCode {
             }
             None => usage(&format!("there is no check named {name}")),
         },
+        [role @ ("owner" | "owner-without-pidfd"), socket] => {
+            checks::run_owner(
+                Platform::of_this_machine(),
+                Path::new(socket),
+                role == "owner",
+            );
+            ExitCode::SUCCESS
+        }
         ["list"] => {
             for check in ALL {
                 println!("{}", check.name);

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A VMM with its guest: a connection to a back-end, and somebody who handles faults.
 
-use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 
 use vhost_user_vsva::{
-    frontend::{AttachChannel, Attachment, Event, Frontend, Options},
+    frontend::{AttachChannel, Attachment, Companions, Event, Frontend, Options},
     wire::{ConfigSpace, EventRecord, ResponseCode, SmmuCommand},
 };
 
@@ -23,7 +23,8 @@ const CHANNEL: u32 = 0;
 pub struct Session {
     pub front_end: Frontend,
     pub attach: AttachChannel,
-    pub backend: Backend,
+    /// `None` in a process that has not started it.
+    pub backend: Option<Backend>,
 }
 
 impl Session {
@@ -34,26 +35,52 @@ impl Session {
 
     /// Connects to a back-end.
     pub fn with(backend: Backend) -> Self {
+        let stream = backend.connect();
+        Session {
+            backend: Some(backend),
+            ..Self::over(stream)
+        }
+    }
+
+    /// Uses a connection to the back-end of another process.
+    pub fn over(stream: UnixStream) -> Self {
         let options = Options {
             timeout: LIMIT,
             ..Options::default()
         };
-        let mut front_end =
-            Frontend::from_stream(backend.connect(), &options).expect("negotiation");
+        let mut front_end = Frontend::from_stream(stream, &options).expect("negotiation");
         let attach = front_end.attach_channel().expect("attach channel");
         Session {
             front_end,
             attach,
-            backend,
+            backend: None,
         }
+    }
+
+    /// The back-end that this session has started.
+    pub fn backend(&mut self) -> &mut Backend {
+        self.backend.as_mut().expect("started here")
     }
 
     /// Attaches the device as the first on the fault queue.
     pub fn attach(&mut self, hardware: &dyn Hardware, device: usize) {
-        let attachment = attachment(hardware, device);
+        self.attach_with(hardware, device, Companions::default());
+    }
+
+    /// The same with whatever else belongs to it; what the back-end says about it.
+    pub fn attach_with(
+        &mut self,
+        hardware: &dyn Hardware,
+        device: usize,
+        companions: Companions<'_>,
+    ) -> String {
+        let companions = Companions {
+            fault_fd: Some(hardware.fault_fd()),
+            ..companions
+        };
         self.attach
-            .attach(&attachment, Some(hardware.fault_fd().as_fd()))
-            .expect("ATTACH");
+            .attach_with(&attachment(hardware, device), &companions)
+            .expect("ATTACH")
     }
 
     /// Attaches the device to the fault queue that another one has brought.
@@ -90,6 +117,17 @@ impl Session {
         });
     }
 
+    /// Answers a fault that has been answered: the guest's mistake, which has no effect.
+    pub fn answer_again(&mut self, event: &EventRecord, code: ResponseCode) {
+        let before = self.config().unknown_answers.get();
+        self.command(SmmuCommand::Resume {
+            sid: event.sid,
+            stag: event.stag,
+            code,
+        });
+        assert_eq!(self.config().unknown_answers.get(), before + 1);
+    }
+
     /// Hands a command of the guest over and waits until it has taken effect.
     pub fn command(&mut self, command: SmmuCommand) {
         self.raw_command(command.encode());
@@ -99,6 +137,14 @@ impl Session {
     pub fn raw_command(&mut self, command: [u8; 16]) {
         self.front_end.command(&command).expect("portal ring");
         self.front_end.wait_completed().expect("portal ring");
+    }
+
+    /// Waits for an event that is no event record.
+    pub fn message(&mut self) -> Event {
+        match self.front_end.wait_event().expect("an event") {
+            Event::Smmu { .. } => panic!("an event record where another message was expected"),
+            other => other,
+        }
     }
 
     /// Waits until the access has been made.

@@ -128,13 +128,6 @@ impl GuestMemory {
         Ok(())
     }
 
-    /// Takes the translation of `va` away. What the SMMU has cached of it stays until it is invalidated.
-    pub fn unmap(&mut self, ssid: u32, va: u64) -> io::Result<()> {
-        let entry = self.leaf(ssid, va)?;
-        self.write64(entry, 0);
-        Ok(())
-    }
-
     /// Guest-physical address of what `va` is translated to.
     pub fn translate(&mut self, ssid: u32, va: u64) -> io::Result<Option<u64>> {
         let entry = self.leaf(ssid, va)?;
@@ -189,8 +182,3 @@ impl GuestMemory {
 
 /// CMD_TLBI_NH_ALL
 pub const TLBI_NH_ALL: [u64; 2] = [0x10, 0];
-
-/// CMD_CFGI_CD of one SSID
-pub fn cfgi_cd(vsid: u32, ssid: u32) -> [u64; 2] {
-    [0x05 | u64::from(ssid) << 12 | u64::from(vsid) << 32, 1]
-}

@@ -2,11 +2,20 @@
 //! The checks, each a function of its own that panics when it fails.
 
 mod answers;
+mod drain;
 mod faults;
+mod lifetime;
+mod load;
+mod owner;
+mod page_table;
 mod queue;
+mod stage_two;
+mod veventq;
+
+pub use owner::run_owner;
 
 use crate::{
-    hardware::{Hardware, Mock, Nested, StageTwo},
+    hardware::{Faults, Hardware, Mock, Nested},
     testdev, vfio,
 };
 
@@ -35,11 +44,21 @@ impl Platform {
             Platform::Mock => Box::new(Mock::new(devices).expect("mock devices")),
         }
     }
+
+    /// One more device, which another VMM has.
+    pub fn other_hardware(self) -> Box<dyn Hardware> {
+        match self {
+            Platform::Nested => {
+                Box::new(Nested::new(1..2, Faults::Stall).expect("the second test device"))
+            }
+            Platform::Mock => Box::new(Mock::new(1).expect("mock device")),
+        }
+    }
 }
 
-/// Test devices behind arm-smmu-v3.
+/// Test devices behind arm-smmu-v3, in one nested configuration.
 pub fn nested(devices: usize) -> Nested {
-    Nested::new(devices, StageTwo::Usual).expect("test devices in a nested configuration")
+    Nested::new(0..devices, Faults::Stall).expect("test devices in a nested configuration")
 }
 
 /// One check.
@@ -95,5 +114,54 @@ checks! {
             test_mixed_answers_out_of_order_end_each_access_as_told,
             test_every_other_response_aborts_the_access,
         ],
+    }
+    page_table {
+        any: [
+            test_detach_with_faults_outstanding_aborts_them,
+            test_replace_with_faults_outstanding_aborts_them_and_serves_new_ones,
+            test_replace_without_hold_makes_answers_refused_and_counted,
+            test_cookie_of_aborted_fault_comes_again_as_new_fault,
+            test_hold_without_replace_keeps_faults_and_answers,
+            test_batch_with_aborted_entry_is_written_to_its_end,
+        ],
+        nested: [],
+    }
+    lifetime {
+        any: [
+            test_backend_killed_successor_aborts_what_it_had_read,
+            test_recover_with_nothing_left_aborts_nothing,
+        ],
+        nested: [],
+    }
+    owner {
+        any: [
+            test_owner_killed_with_faults_outstanding_is_noticed,
+            test_owner_exits_with_faults_outstanding_is_noticed,
+            test_owner_gone_unnoticed_makes_answers_refused,
+        ],
+        nested: [],
+    }
+    drain {
+        any: [
+            test_drain_waits_for_the_last_answer,
+            test_drain_does_not_end_while_held,
+            test_drain_with_faults_that_keep_coming_saves_and_loads,
+        ],
+        nested: [],
+    }
+    veventq {
+        any: [],
+        nested: [
+            test_veventq_records_reach_the_guest_in_order,
+            test_veventq_overflow_is_reported_in_its_place,
+        ],
+    }
+    stage_two {
+        any: [],
+        nested: [test_stage_two_fault_is_recognised_and_not_shown_to_the_guest],
+    }
+    load {
+        any: [test_100000_faults_under_load_are_answered_once_each],
+        nested: [],
     }
 }

@@ -130,12 +130,28 @@ impl Hardware for Mock {
         Ok(())
     }
 
+    fn resolve_shared(&mut self, _: &Access) -> io::Result<()> {
+        Ok(())
+    }
+
     fn outcome(&mut self, _: AccessId) -> Option<Outcome> {
         None
     }
 
     fn tells_outcomes(&self) -> bool {
         false
+    }
+
+    fn completed(&self, _: usize) -> Option<u64> {
+        None
+    }
+
+    fn aborts(&self, _: usize) -> Option<u64> {
+        None
+    }
+
+    fn is_quiet(&self, _: usize) -> bool {
+        true
     }
 
     fn attach(&mut self, device: usize, to: Attachment) -> io::Result<()> {

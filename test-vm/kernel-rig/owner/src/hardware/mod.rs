@@ -5,7 +5,7 @@ mod mock;
 mod nested;
 
 pub use mock::Mock;
-pub use nested::{Nested, StageTwo};
+pub use nested::{Faults, Nested};
 
 use std::{io, os::fd::BorrowedFd};
 
@@ -83,10 +83,19 @@ pub trait Hardware {
     fn access(&mut self, device: usize, access: &Access) -> io::Result<AccessId>;
     /// Fills in the stage-1 translation of `access`, as a guest kernel does when it handles the fault.
     fn resolve(&mut self, access: &Access) -> io::Result<()>;
+    /// The same with a page that other accesses use as well.
+    fn resolve_shared(&mut self, access: &Access) -> io::Result<()>;
     /// How the access ended, as soon as it has; `None` for ever if this hardware does not tell.
     fn outcome(&mut self, id: AccessId) -> Option<Outcome>;
     /// Whether [`Self::outcome`] tells.
     fn tells_outcomes(&self) -> bool;
+    /// How many accesses of the device have ended well; `None` if this hardware does not tell.
+    fn completed(&self, device: usize) -> Option<u64>;
+    /// How many accesses of the device have been aborted; `None` if this hardware does not tell.
+    fn aborts(&self, device: usize) -> Option<u64>;
+    /// Lets the device take no new work and waits until it has none. The faults of its last work are still served by
+    /// whoever serves them.
+    fn is_quiet(&self, device: usize) -> bool;
     /// What the kernel is asked to do when a guest rewrites its STE.
     fn attach(&mut self, device: usize, to: Attachment) -> io::Result<()>;
 }

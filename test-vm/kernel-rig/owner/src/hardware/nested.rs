@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     io,
+    ops::Range,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
@@ -11,7 +12,7 @@ use super::{vsid, Access, AccessId, Attachment, Hardware};
 use crate::{
     iommu::{FaultQueue, Iommufd, ObjectId},
     smmu::{GuestMemory, GUEST_BASE, PAGE, TLBI_NH_ALL},
-    testdev::{self, Counters, Operation, Outcome, Request, TestDevice, RECORD_SIZE},
+    testdev::{self, Operation, Outcome, Request, TestDevice, RECORD_SIZE},
     uapi::iommufd::{HwptArmSmmuv3, HWPT_DATA_ARM_SMMUV3},
     vfio,
 };
@@ -24,13 +25,13 @@ const GUEST_MEMORY: usize = 64 << 20;
 /// Bytes that an access moves.
 pub const ACCESS_LEN: u32 = 8;
 
-/// How the guest's memory is laid out for the page tables of the hardware.
+/// What becomes of a fault of stage 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StageTwo {
-    /// As usual.
-    Usual,
-    /// STE.S1STALLD: faults terminate and come through the vEVENTQ.
-    NoStalls,
+pub enum Faults {
+    /// It stalls.
+    Stall,
+    /// It terminates the access, and its event comes through the vEVENTQ (STE.S1STALLD).
+    Terminate,
 }
 
 /// Two devices at most, in one nested configuration.
@@ -40,6 +41,7 @@ pub struct Nested {
     records: Vec<u64>,
     submitted: Vec<u64>,
     spaces: HashSet<u32>,
+    shared_page: Option<u64>,
     guest: GuestMemory,
     page_tables: [ObjectId; 2],
     viommu: ObjectId,
@@ -48,21 +50,22 @@ pub struct Nested {
 }
 
 impl Nested {
-    /// Takes `count` devices and builds everything up to the attachment to the first page table.
-    pub fn new(count: usize, stage_two: StageTwo) -> io::Result<Self> {
+    /// Takes some of the machine's devices and builds everything up to the attachment to the first page table.
+    pub fn new(which: Range<usize>, faults: Faults) -> io::Result<Self> {
         let functions = vfio::find_functions(testdev::VENDOR, testdev::DEVICE)?;
-        if functions.len() < count {
+        let count = which.len();
+        let Some(functions) = functions.get(which) else {
             return Err(io::Error::other(format!(
-                "{} test devices, {count} needed",
+                "only {} test devices",
                 functions.len()
             )));
-        }
+        };
         let iommufd = Iommufd::open()?;
-        let devices = functions[..count]
+        let devices = functions
             .iter()
             .map(|function| TestDevice::open(function, &iommufd))
             .collect::<io::Result<Vec<_>>>()?;
-        let stalls = stage_two == StageTwo::Usual;
+        let stalls = faults == Faults::Stall;
         let guest = GuestMemory::new(GUEST_MEMORY, stalls)?;
         let ioas = iommufd.ioas()?;
         iommufd.map(ioas, guest.memory(), GUEST_BASE)?;
@@ -79,6 +82,7 @@ impl Nested {
             records: Vec::new(),
             submitted: vec![0; count],
             spaces: HashSet::new(),
+            shared_page: None,
             devices,
             guest,
             page_tables,
@@ -108,12 +112,9 @@ impl Nested {
         &mut self.guest
     }
 
-    pub fn device(&self, device: usize) -> &TestDevice {
-        &self.devices[device]
-    }
-
-    pub fn counters(&self, device: usize) -> Counters {
-        self.devices[device].counters()
+    /// A guest-physical address that the VMM has not mapped.
+    pub fn unmapped_page() -> u64 {
+        GUEST_BASE + GUEST_MEMORY as u64
     }
 
     /// Makes the hardware forget all translations, as the guest's TLBI does.
@@ -207,12 +208,33 @@ impl Hardware for Nested {
         self.resolve_to(access.ssid, access.addr, page, true)
     }
 
+    fn resolve_shared(&mut self, access: &Access) -> io::Result<()> {
+        let page = match self.shared_page {
+            Some(page) => page,
+            None => *self.shared_page.insert(self.guest.allocate()?),
+        };
+        self.resolve_to(access.ssid, access.addr, page, true)
+    }
+
     fn outcome(&mut self, id: AccessId) -> Option<Outcome> {
         testdev::outcome(self.record(id), |address| self.guest.read32(address))
     }
 
     fn tells_outcomes(&self) -> bool {
         true
+    }
+
+    fn completed(&self, device: usize) -> Option<u64> {
+        Some(self.devices[device].counters().completed)
+    }
+
+    fn aborts(&self, device: usize) -> Option<u64> {
+        Some(self.devices[device].counters().aborted)
+    }
+
+    fn is_quiet(&self, device: usize) -> bool {
+        self.devices[device].enable(false);
+        self.devices[device].is_idle()
     }
 
     fn attach(&mut self, device: usize, to: Attachment) -> io::Result<()> {

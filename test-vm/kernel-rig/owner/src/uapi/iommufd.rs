@@ -7,11 +7,9 @@ const fn request(number: u32) -> u32 {
     TYPE << 8 | number
 }
 
-pub const DESTROY: u32 = request(0x80);
 pub const IOAS_ALLOC: u32 = request(0x81);
 pub const IOAS_MAP: u32 = request(0x85);
 pub const HWPT_ALLOC: u32 = request(0x89);
-pub const GET_HW_INFO: u32 = request(0x8a);
 pub const HWPT_INVALIDATE: u32 = request(0x8d);
 pub const FAULT_QUEUE_ALLOC: u32 = request(0x8e);
 pub const VIOMMU_ALLOC: u32 = request(0x90);
@@ -26,19 +24,10 @@ pub const IOAS_MAP_READABLE: u32 = 1 << 2;
 pub const HWPT_ALLOC_NEST_PARENT: u32 = 1 << 0;
 pub const HWPT_FAULT_ID_VALID: u32 = 1 << 2;
 
-pub const HWPT_DATA_NONE: u32 = 0;
 pub const HWPT_DATA_ARM_SMMUV3: u32 = 2;
-pub const HW_INFO_TYPE_ARM_SMMUV3: u32 = 2;
 pub const VIOMMU_TYPE_ARM_SMMUV3: u32 = 1;
 pub const VEVENTQ_TYPE_ARM_SMMUV3: u32 = 1;
 pub const VIOMMU_INVALIDATE_DATA_ARM_SMMUV3: u32 = 1;
-
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Destroy {
-    pub size: u32,
-    pub id: u32,
-}
 
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -81,30 +70,6 @@ pub struct HwptAlloc {
 #[derive(Debug, Default)]
 pub struct HwptArmSmmuv3 {
     pub ste: [u64; 2],
-}
-
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct HwInfo {
-    pub size: u32,
-    pub flags: u32,
-    pub dev_id: u32,
-    pub data_len: u32,
-    pub data_uptr: u64,
-    pub out_data_type: u32,
-    pub out_max_pasid_log2: u8,
-    pub reserved: [u8; 3],
-    pub out_capabilities: u64,
-}
-
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct HwInfoArmSmmuv3 {
-    pub flags: u32,
-    pub reserved: u32,
-    pub idr: [u32; 6],
-    pub iidr: u32,
-    pub aidr: u32,
 }
 
 #[repr(C)]

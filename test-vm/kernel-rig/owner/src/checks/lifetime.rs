@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Back-ends that are killed.
+
+use vhost_user_vsva::frontend::Companions;
+
+use super::Platform;
+use crate::{
+    hardware::{Access, Hardware, VA},
+    session::Session,
+    smmu::PAGE,
+    tally,
+};
+
+pub fn test_backend_killed_successor_aborts_what_it_had_read(platform: Platform) {
+    let mut hardware = platform.hardware(1);
+    let mut first = Session::start();
+    first.attach(&*hardware, 0);
+    let raise = |hardware: &mut dyn Hardware, page| {
+        hardware
+            .access(0, &Access::read(VA + page * PAGE).ssid(1))
+            .expect("access")
+    };
+    let read = [raise(&mut *hardware, 0), raise(&mut *hardware, 1)];
+    let _events = [first.event(), first.event()];
+    first.attach.hold(0).expect("HOLD");
+    let unread = raise(&mut *hardware, 2);
+    first.backend.take().expect("started here").kill();
+
+    let mut second = Session::start();
+    let companions = Companions {
+        recover: true,
+        ..Companions::default()
+    };
+    let text = second.attach_with(&*hardware, 0, companions);
+
+    assert_eq!(text, "2 left-over faults aborted");
+    tally::aborted(2);
+    for id in read {
+        second.expect_aborted(&mut *hardware, id);
+    }
+    let event = second.event();
+    assert_eq!(event.addr, VA + 2 * PAGE);
+    second.handle(&mut *hardware, &event);
+    second.expect_done(&mut *hardware, unread);
+    second.finish(1);
+}
+
+pub fn test_recover_with_nothing_left_aborts_nothing(platform: Platform) {
+    let mut hardware = platform.hardware(1);
+    let unread = hardware
+        .access(0, &Access::read(VA).ssid(1))
+        .expect("access");
+    let mut session = Session::start();
+
+    let companions = Companions {
+        recover: true,
+        ..Companions::default()
+    };
+    let text = session.attach_with(&*hardware, 0, companions);
+
+    assert_eq!(text, "");
+    let event = session.event();
+    session.handle(&mut *hardware, &event);
+    session.expect_done(&mut *hardware, unread);
+    session.finish(1);
+}
