@@ -84,8 +84,9 @@ impl Adapter {
         }
     }
 
-    /// Closes what the vhost-user library keeps open for ever. To be called when its worker has ended.
-    pub fn close_exit_event(&self) {
+    /// The connection has ended, and the library's worker with it.
+    pub fn end(&self) {
+        self.transfer.cancel();
         let fd = self
             .exit_event
             .lock()

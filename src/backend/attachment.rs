@@ -179,12 +179,12 @@ impl Device {
         fd: OwnedFd,
         owner: Option<OwnedFd>,
     ) -> io::Result<Arc<Channel>> {
-        let poll_fd = fd.try_clone()?;
+        let fd = Arc::new(fd);
         Ok(Arc::new(Channel {
             number,
             token: self.new_token(),
-            fd: poll_fd,
-            faults: FaultChannel::new(fd)?,
+            faults: FaultChannel::new(fd.clone())?,
+            fd,
             open: AtomicBool::new(true),
             read_blocked: AtomicBool::new(false),
             write_blocked: AtomicBool::new(false),

@@ -10,6 +10,8 @@ use std::{
         atomic::{AtomicBool, Ordering},
         Arc, Mutex,
     },
+    thread,
+    time::Duration,
 };
 
 use super::{
@@ -23,12 +25,15 @@ use crate::{
     wire::{LostReason, PageResponse, PgFault},
 };
 
+/// Before reading again when the kernel has no memory for it.
+const OUT_OF_MEMORY_REST: Duration = Duration::from_millis(10);
+
 /// A fault channel and what the engine waits for on it.
 pub(super) struct Channel {
     pub(super) number: u32,
     pub(super) token: u64,
-    /// For the poller only; the same file as in `faults`.
-    pub(super) fd: OwnedFd,
+    /// For the poller; what is read and written is the business of `faults`.
+    pub(super) fd: Arc<OwnedFd>,
     pub(super) faults: FaultChannel,
     /// Cleared with reader and writer at rest: its number means another channel from then on.
     pub(super) open: AtomicBool,
@@ -94,7 +99,9 @@ impl Device {
             }
             ReadEnd::Refused(e) => self.lose(channel, LostReason::Protocol, &e),
             ReadEnd::Again(e) => {
-                log::warn!("fault channel {}: {e}", channel.number);
+                log::warn!("fault channel {}: {e}; trying again", channel.number);
+                // The descriptor stays readable: without a rest this would be a busy loop.
+                thread::sleep(OUT_OF_MEMORY_REST);
                 false
             }
             ReadEnd::Closed => self.lose(channel, LostReason::Ended, &"the other end was closed"),

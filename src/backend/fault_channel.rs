@@ -8,7 +8,7 @@
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
@@ -117,7 +117,7 @@ pub trait FaultIo: Send + Sync {
     fn write(&self, buf: &[u8]) -> io::Result<usize>;
 }
 
-struct KernelFile(OwnedFd);
+struct KernelFile(Arc<OwnedFd>);
 
 impl FaultIo for KernelFile {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
@@ -129,7 +129,7 @@ impl FaultIo for KernelFile {
     }
 }
 
-struct StreamSocket(OwnedFd);
+struct StreamSocket(Arc<OwnedFd>);
 
 impl FaultIo for StreamSocket {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
@@ -163,8 +163,8 @@ pub struct FaultChannel {
 }
 
 impl FaultChannel {
-    /// Takes over `fd`.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+    /// A channel over `fd`.
+    pub fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
         let kind = ChannelKind::of(fd.as_fd())?;
         let io: Box<dyn FaultIo> = match kind {
             ChannelKind::Kernel => {

@@ -14,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::net::{sockopt, AddressFamily, SocketType};
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    net::{accept_with, sockopt, AddressFamily, SocketFlags, SocketType},
+};
 
 use super::systemd;
 use crate::{config::Listen, error::Error, sys};
@@ -51,6 +54,15 @@ impl Socket {
             fd,
             file,
         })
+    }
+
+    /// Hangs up on the connection that is waiting, if there still is one.
+    pub fn refuse(&self) {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        if poll(&mut fds, Some(&Timespec::default())) == Ok(1) {
+            // Whatever it says, there is nothing more to be done for that connection.
+            let _ = accept_with(&self.fd, SocketFlags::CLOEXEC);
+        }
     }
 
     /// The path of the socket file that is removed when this is dropped.

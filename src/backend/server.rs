@@ -10,7 +10,10 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use rustix::event::{poll, PollFd, PollFlags};
+use rustix::{
+    event::{poll, PollFd, PollFlags},
+    process::{getrlimit, setrlimit, Resource, Rlimit},
+};
 use vhost::vhost_user::Error as VhostUserError;
 use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
@@ -25,7 +28,7 @@ use super::{
     wake::Wake,
     Backend,
 };
-use crate::{config::Config, error::Error, sandbox, sys::SignalFd};
+use crate::{config::Config, core::Limits, error::Error, sandbox, sys::SignalFd};
 
 /// What `--print-capabilities` prints.
 pub const CAPABILITIES: &str =
@@ -40,6 +43,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let log = open_event_log(config, &wake)?;
     let notifier = Notifier::connect();
+    raise_descriptor_limit(config.limits);
     sandbox::enter(config.sandbox, config.seccomp, socket.path())?;
 
     let device = Arc::new(Device::new(config.limits, log.clone(), wake)?);
@@ -52,8 +56,15 @@ pub fn run(config: &Config) -> Result<(), Error> {
     log.step(|| Step::Listening);
     notifier.ready();
     while wait_for(&socket, &signals)? == Woken::Ready {
+        let connection = match Connection::start(&backend, &mut socket) {
+            Ok(connection) => connection,
+            Err(e) => {
+                log::error!("{e}");
+                socket.refuse();
+                continue;
+            }
+        };
         log.step(|| Step::Connected);
-        let connection = Connection::start(&backend, &mut socket)?;
         let woken = wait_for(&connection.done, &signals)?;
         if woken == Woken::Signal {
             connection.shutdown.shutdown();
@@ -82,6 +93,27 @@ fn open_event_log(config: &Config, wake: &Wake) -> Result<EventLog, Error> {
         .open(path)
         .map_err(failed)?;
     Ok(EventLog::new(file, wake.try_clone().map_err(failed)?))
+}
+
+/// Sees to it that as many devices as are allowed can be attached.
+fn raise_descriptor_limit(limits: Limits) {
+    // Fault channel, vEVENTQ and owner of each device; the rest of the program needs less than the second number.
+    let needed = u64::from(limits.max_devices) * 3 + 128;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return;
+    }
+    let current = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
+    let raised = Rlimit {
+        current: Some(current),
+        maximum: limit.maximum,
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() || current < needed {
+        log::warn!(
+            "the limit of open files is too low for --max-devices={}: {needed} are needed",
+            limits.max_devices
+        );
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -140,10 +172,13 @@ impl Connection {
             .name("vsva-wait".to_owned())
             .spawn(move || {
                 report(daemon.wait());
+                // Events are kept for the next connection from now on.
                 device.forget_rings();
                 // Ends the worker, so nothing of this connection runs when the next one starts.
                 drop(daemon);
-                adapter.close_exit_event();
+                // The worker may have started the rings in its last moments.
+                device.forget_rings();
+                adapter.end();
                 finished.set();
             })
             .map_err(failed("Cannot start a thread"))?;
