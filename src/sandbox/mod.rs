@@ -96,3 +96,55 @@ fn drop_capabilities() -> rustix::io::Result<()> {
     clear_ambient_capability_set()?;
     set_capabilities(None, none)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{env, fs, os::unix::net::UnixListener, process::Command};
+
+    use super::*;
+
+    const ROLE: &str = "VSVA_SANDBOX_TEST";
+
+    #[test]
+    #[ignore = "the other end of the test below"]
+    fn child() {
+        let Some(socket) = env::var_os(ROLE) else {
+            return;
+        };
+        let socket = Path::new(&socket);
+        let before = fs::read("/proc/self/status").is_ok();
+        enter(SandboxMode::Landlock, SeccompAction::None, Some(socket)).unwrap();
+
+        assert!(before);
+        fs::read("/proc/self/status").unwrap_err();
+        fs::write(socket.with_extension("new"), "").unwrap_err();
+        UnixListener::bind(socket.with_extension("other")).unwrap_err();
+        Command::new("/bin/true").status().unwrap_err();
+        fs::remove_file(socket).unwrap();
+    }
+
+    #[test]
+    fn test_enter_with_landlock_leaves_only_the_removal_of_the_socket() {
+        // Without Landlock in the kernel there is nothing to see.
+        let abi = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(ABI::V1))
+            .and_then(Ruleset::create);
+        if abi.is_err() {
+            eprintln!("skipped: the kernel has no Landlock");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsva.sock");
+        let _listener = UnixListener::bind(&socket).unwrap();
+
+        let status = Command::new(env::current_exe().unwrap())
+            .args(["--exact", "sandbox::tests::child", "--ignored"])
+            .env(ROLE, &socket)
+            .status()
+            .unwrap();
+
+        assert!(status.success());
+        assert!(!socket.exists());
+    }
+}

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use vhost_user_vsva::{
-    frontend::Event,
+    frontend::{Companions, Event, FrontendError},
     wire::{
         LostReason, ResponseCode, SmmuCommand, PERM_EXEC, PERM_PRIV, PERM_READ, PERM_WRITE,
         PGFAULT_PASID_VALID, U32,
@@ -338,4 +338,117 @@ fn test_cookie_used_again_at_once_names_the_new_fault() {
     }
 
     device.join().unwrap();
+}
+
+#[test]
+fn test_lost_device_after_detach_can_be_attached_again() {
+    let backend = Backend::start();
+    let mut vm = OneDevice::new(&backend);
+    vm.stall(0x1000);
+    drop(vm.source);
+    assert!(matches!(
+        vm.frontend.wait_event().unwrap(),
+        Event::DeviceLost { device: 0, .. }
+    ));
+
+    vm.attach.detach(0).unwrap();
+    let (mut source, fd) = FaultSource::new(100);
+    vm.attach.attach(&attachment(0), Some(fd.as_fd())).unwrap();
+    let cookie = source.raise_read(1, 0x2000);
+    let event = smmu_event(&mut vm.frontend);
+    resume(&mut vm.frontend, &event);
+
+    assert_eq!(source.answer(), (cookie, ResponseCode::Success));
+}
+
+#[test]
+fn test_lost_channel_leaves_the_devices_of_others_alone() {
+    let backend = Backend::start();
+    let mut vm = OneDevice::new(&backend);
+    let (mut other, fd) = FaultSource::new(101);
+    vm.attach.attach(&attachment(1), Some(fd.as_fd())).unwrap();
+    let cookie = other.raise_read(1, 0x9000);
+    let event = smmu_event(&mut vm.frontend);
+    drop(vm.source);
+    assert!(matches!(
+        vm.frontend.wait_event().unwrap(),
+        Event::DeviceLost { device: 0, .. }
+    ));
+
+    resume(&mut vm.frontend, &event);
+
+    assert_eq!(other.answer(), (cookie, ResponseCode::Success));
+}
+
+#[test]
+fn test_end_of_the_owner_process_loses_its_devices() {
+    let backend = Backend::start();
+    let mut frontend = backend.connect();
+    let mut attach = frontend.attach_channel().unwrap();
+    let (_source, fd) = FaultSource::new(100);
+    let mut owner = std::process::Command::new("/bin/cat")
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::Pid::from_child(&owner),
+        rustix::process::PidfdFlags::empty(),
+    )
+    .unwrap();
+    let companions = Companions {
+        fault_fd: Some(fd.as_fd()),
+        owner: Some(pidfd.as_fd()),
+        ..Companions::default()
+    };
+    attach.attach_with(&attachment(0), &companions).unwrap();
+
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+
+    let lost = Event::DeviceLost {
+        device: 0,
+        reason: LostReason::Owner as u32,
+    };
+    assert_eq!(frontend.wait_event().unwrap(), lost);
+}
+
+#[test]
+fn test_hold_of_emulated_device_is_refused_and_changes_nothing() {
+    let backend = Backend::start();
+    let mut vm = OneDevice::new(&backend);
+    let (cookie, event) = vm.stall(0x1000);
+
+    for result in [
+        vm.attach.hold(0),
+        vm.attach.unhold(0, true),
+        vm.attach.hold(9),
+    ] {
+        assert!(matches!(result, Err(FrontendError::Refused { .. })));
+    }
+
+    vm.resume(&event);
+    assert_eq!(vm.source.answer(), (cookie, ResponseCode::Success));
+}
+
+#[test]
+fn test_as_many_devices_as_allowed_are_attached_and_served() {
+    let backend = Backend::start_with(&["--max-devices=256"]);
+    let mut frontend = backend.connect();
+    let mut attach = frontend.attach_channel().unwrap();
+    let mut sources = Vec::new();
+    for device in 0..256 {
+        let (source, fd) = FaultSource::new(100 + device);
+        attach
+            .attach(&attachment(device), Some(fd.as_fd()))
+            .unwrap();
+        sources.push(source);
+    }
+
+    for (device, source) in (0..).zip(&mut sources) {
+        let cookie = source.raise_read(1, 0x1000);
+        let event = smmu_event(&mut frontend);
+        assert_eq!(event.sid, SID + device);
+        resume(&mut frontend, &event);
+        assert_eq!(source.answer(), (cookie, ResponseCode::Success));
+    }
 }
