@@ -292,3 +292,152 @@ impl AnswerSource for Source<'_> {
             .step(|core, now| core.answer_aborted(self.channel.number, now));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        sync::{OnceLock, Weak},
+        time::Instant,
+    };
+
+    use rustix::thread::{gettid, Pid};
+    use zerocopy::{FromZeros, IntoBytes};
+
+    use super::*;
+    use crate::{
+        backend::{
+            event_log::EventLog,
+            fault_channel::{ChannelKind, FaultIo},
+            wake::Wake,
+        },
+        core::{DeviceDesc, Limits},
+        wire::{
+            Message, MessageType, ResponseCode, SmmuCommand, PGFAULT_LAST_PAGE, PGFAULT_SIZE, U32,
+            U64,
+        },
+    };
+
+    const HANG: Duration = Duration::from_secs(20);
+
+    /// A device that uses a cookie again as soon as it has its answer, and a reader that sees that fault before the
+    /// writer knows that the answer was taken.
+    #[derive(Default)]
+    struct Reuser {
+        rig: OnceLock<(Weak<Device>, Weak<Channel>)>,
+        reader: Mutex<Option<thread::JoinHandle<()>>>,
+        reader_id: OnceLock<Pid>,
+        has_read: AtomicBool,
+    }
+
+    fn is_asleep(thread: Pid) -> bool {
+        let stat = fs::read_to_string(format!("/proc/self/task/{}/stat", thread.as_raw_nonzero()));
+        let state = stat.as_deref().ok().and_then(|stat| stat.rsplit_once(") "));
+        state.is_some_and(|(_, state)| state.starts_with('S'))
+    }
+
+    impl FaultIo for Arc<Reuser> {
+        fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+            let mut fault = PgFault::new_zeroed();
+            fault.flags = U32::new(PGFAULT_LAST_PAGE);
+            fault.cookie = U32::new(1);
+            fault.addr = U64::new(if self.reader_id.get().is_some() {
+                0x2000
+            } else {
+                0x1000
+            });
+            buf[..PGFAULT_SIZE].copy_from_slice(fault.as_bytes());
+            self.has_read.store(true, Ordering::Release);
+            Ok(PGFAULT_SIZE)
+        }
+
+        fn write(&self, buf: &[u8]) -> io::Result<usize> {
+            let this = self.clone();
+            self.has_read.store(false, Ordering::Release);
+            let reader = thread::spawn(move || {
+                let _ = this.reader_id.set(gettid());
+                let (device, channel) = this.rig.get().unwrap();
+                device
+                    .upgrade()
+                    .unwrap()
+                    .read_channel(&channel.upgrade().unwrap());
+            });
+            *self.reader.lock().unwrap() = Some(reader);
+            // The reader has the fault, and waits for this thread: there is nobody else.
+            let start = Instant::now();
+            let waits = |id: &Pid| self.has_read.load(Ordering::Acquire) && is_asleep(*id);
+            while !self.reader_id.get().is_some_and(waits) {
+                assert!(start.elapsed() < HANG);
+                thread::yield_now();
+            }
+            Ok(buf.len())
+        }
+    }
+
+    #[test]
+    fn test_cookie_read_again_before_its_answer_is_recorded_is_a_new_fault() {
+        let wake = Wake::new().unwrap();
+        let device = Arc::new(Device::new(Limits::default(), EventLog::default(), wake).unwrap());
+        let reuser = Arc::new(Reuser::default());
+        let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let channel = Arc::new(Channel {
+            number: 0,
+            token: 0,
+            fd: Arc::new(fd),
+            faults: FaultChannel::with_io(ChannelKind::Socket, Box::new(reuser.clone())),
+            open: AtomicBool::new(true),
+            read_blocked: AtomicBool::new(false),
+            write_blocked: AtomicBool::new(false),
+            interest: Mutex::new(Interest::Read),
+            owner: None,
+            events: Mutex::default(),
+        });
+        let rig = (Arc::downgrade(&device), Arc::downgrade(&channel));
+        assert!(reuser.rig.set(rig).is_ok());
+        let desc = DeviceDesc {
+            device: 0,
+            vsid: 8,
+            dev_id: 0,
+            channel: 0,
+            max_outstanding: 0,
+            pri: false,
+        };
+        device.step(|core, now| core.attach(&desc, now)).unwrap();
+        device.read_channel(&channel);
+        let emitted = |device: &Device| {
+            let mut message = None;
+            let mut take = |next: &Message| {
+                message = Some(*next);
+                Ok::<(), ()>(())
+            };
+            let sent = device.step(|core, now| core.emit(now, &mut take));
+            (sent == Ok(true)).then_some(message).flatten()
+        };
+        let first = emitted(&device).unwrap();
+        let stag = first.payload::<[u8; 32]>()[8];
+        let resume = SmmuCommand::Resume {
+            sid: 8,
+            stag: stag.into(),
+            code: ResponseCode::Success,
+        };
+        let mut command = Message::new(MessageType::SmmuCmd, 0, &resume.encode());
+        command.seq = U64::new(1);
+        device.portal([&command].into_iter()).unwrap();
+
+        device.write_channel(&channel);
+        reuser
+            .reader
+            .lock()
+            .unwrap()
+            .take()
+            .unwrap()
+            .join()
+            .unwrap();
+
+        assert!(channel.is_open(), "the channel was given up");
+        let second = emitted(&device).unwrap();
+        assert_eq!(second.message_type(), Some(MessageType::SmmuEvent));
+        assert_eq!(device.config_space().outstanding.get(), 1);
+        assert_eq!(device.config_space().faults_answered.get(), 1);
+    }
+}
