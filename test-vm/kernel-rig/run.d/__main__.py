@@ -25,52 +25,58 @@ def arguments():
     return parser.parse_args()
 
 
+# With STALL_MODEL 0b10 a stream cannot have its faults terminated; and the load is the same in both models.
+NOT_FORCED = ("test_veventq", "test_100000")
+
+
 def main():
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     archive, log = args.out / "initramfs", args.out / "emulator.log"
     archive.write_bytes(initramfs.build({"init": args.rig.read_bytes(), "vhost-user-vsva": args.backend.read_bytes()}))
     kind = machine.nested(args.stall) if args.machine == "nested" else machine.mock()
-    checks = ["vsva.checks=" + ",".join(args.checks)] if args.checks else []
+    options = ["vsva.checks=" + ",".join(args.checks)] if args.checks else []
+    if args.machine == "nested" and args.stall == "force":
+        options.append("vsva.skip=" + ",".join(NOT_FORCED))
     lines = []
     with open(args.out / "console.log", "w", encoding="utf-8") as copy:
-        for line in machine.run(kind, args.qemu, args.kernel, archive, log, checks, args.limit):
+        for line in machine.run(kind, args.qemu, args.kernel, archive, log, options, args.limit):
             copy.write(line.rstrip("\r\n") + "\n")
             lines.append(line)
     console = Console.parse(lines)
-    accounts = witness.read(log) if kind.witness else None
-    return report(args, console, accounts)
-
-
-def report(args, console, accounts):
-    """One line a check; 0 if all is well."""
+    results = judge(args, console, witness.read(log) if kind.witness else None)
     variant = args.machine if args.machine == "mock" else f"nested, stall={args.stall}"
-    print(f"kernel {console.kernel or '(it did not come up)'}, {variant}", flush=True)
-    failed = len(console.errors)
+    print(f"kernel {console.kernel or '(it did not come up)'}, {variant}")
+    with open(args.out / "results.tsv", "w", encoding="utf-8") as table:
+        for name, notes, detail in results:
+            print(f"{'FAIL' if notes else 'ok':>6}  {name}" + "".join(f"\n        {note}" for note in notes + detail))
+            table.write(f"{'fail' if notes else 'pass'}\t{name}\t{'; '.join(notes)}\n")
+    failed = sum(1 for _, notes, _ in results if notes)
+    print(f"{len(results) - failed} passed, {failed} failed")
+    return 1 if failed or not results else 0
+
+
+def judge(args, console, accounts):
+    """For each check its name, what is wrong, and what else there is to say."""
+    results = []
     for result in console.results:
-        complaints = [] if result.passed else [result.reason]
+        wrong = [] if result.passed else [result.reason]
         if accounts is not None:
             account = accounts.get(result.index, witness.Account())
-            complaints += [f"SMMU: {text}" for text in account.complaints(result.expected)]
-        word = "FAIL" if complaints else "ok"
-        print(f"{word:>6}  {result.name} ({result.milliseconds} ms)" + "".join(f"\n        {c}" for c in complaints))
-        if complaints:
-            failed += 1
-            print("".join(f"        | {line}\n" for line in result.output[-40:]), end="")
-        for key, value in result.figures.items():
-            print(f"        {key} = {value:g}")
-    for error in console.errors:
-        print(f"  FAIL  {error}")
-    if not console.ended and not console.errors:
-        print("  FAIL  the checks did not come to their end")
-        failed += 1
-    missing = set(args.checks) - {result.name for result in console.results}
-    for name in sorted(missing):
-        print(f"  FAIL  {name} did not run")
-    failed += len(missing)
-    passed = sum(1 for result in console.results if result.passed) if not failed else len(console.results) - failed
-    print(f"{max(passed, 0)} passed, {failed} failed")
-    return 1 if failed or not console.results else 0
+            wrong += [f"SMMU: {text}" for text in account.complaints(result.expected)]
+        detail = [f"{key} = {value:g}" for key, value in result.figures.items()]
+        if wrong:
+            detail += [f"| {line}" for line in result.output[-40:]]
+        results.append((result.name, wrong, detail))
+    wrong = list(console.errors)
+    if not console.ended:
+        wrong.append("the checks did not come to their end")
+    missing = sorted(set(args.checks) - {result.name for result in console.results})
+    wrong += [f"{name} did not run" for name in missing]
+    if accounts is not None:
+        wrong += [f"SMMU, between the checks: {text}" for text in accounts[0].complaints(None)]
+    results.append((f"{args.machine} machine", wrong, []))
+    return results
 
 
 sys.exit(main())

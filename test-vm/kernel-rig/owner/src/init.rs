@@ -63,7 +63,7 @@ fn prepare() -> io::Result<()> {
 fn run_checks() -> io::Result<()> {
     let kernel = rustix::system::uname();
     let platform = Platform::of_this_machine();
-    let wanted = wanted()?;
+    let (wanted, unwanted) = (option("vsva.checks=")?, option("vsva.skip=")?);
     println!(
         "vsva-rig: kernel {} {platform:?}",
         kernel.release().to_string_lossy()
@@ -71,6 +71,7 @@ fn run_checks() -> io::Result<()> {
     for (index, check) in ALL.iter().enumerate() {
         if (check.nested_only && platform != Platform::Nested)
             || (!wanted.is_empty() && !wanted.iter().any(|name| name == check.name))
+            || unwanted.iter().any(|prefix| check.name.starts_with(prefix))
         {
             continue;
         }
@@ -90,13 +91,13 @@ fn run_checks() -> io::Result<()> {
     Ok(())
 }
 
-/// Names on the kernel's command line, `vsva.checks=NAME,NAME`; empty for all.
-fn wanted() -> io::Result<Vec<String>> {
+/// The words, separated by commas, of an option on the kernel's command line.
+fn option(name: &str) -> io::Result<Vec<String>> {
     let line = fs::read_to_string("/proc/cmdline")?;
     Ok(line
         .split_whitespace()
-        .filter_map(|word| word.strip_prefix("vsva.checks="))
-        .flat_map(|names| names.split(','))
+        .filter_map(|word| word.strip_prefix(name))
+        .flat_map(|words| words.split(','))
         .map(String::from)
         .collect())
 }

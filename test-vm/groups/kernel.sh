@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+# shellcheck shell=bash
+# The backend on a kernel's own fault queue, and its test-suite on arm64.
+
+. "$VSVA_TEST_VM/lib/rig.sh"
+
+needs()
+{
+	setup_packages "${PACKAGES_RIG[@]}"
+	rust_need
+	RIG_QEMU=$(qemu_patched)/build/qemu-system-aarch64
+	RIG_KERNEL_ARM64=$(rig_kernel arm64)/kernel
+	RIG_KERNEL_X86=$(rig_kernel x86_64)/kernel
+	RIG_TOOLCHAIN=$(rig_toolchain)
+	RIG_ARM64=$(rig_programs_arm64 "$RIG_TOOLCHAIN")
+	RIG_NATIVE=$(rig_programs_native)
+}
+
+# rig_run NAME ARGUMENT...: one machine; a result for each of its checks
+rig_run()
+{
+	local name=$1 out=$VSVA_OUT/kernel/$1 status=0 word check note
+
+	shift
+	rm -rf "$out"
+	mkdir -p "$out"
+	step kernel "$name" "booting"
+	python3 "$RIG/run.d" --out "$out" "$@" >"$out/report" 2>&1 </dev/null || status=$?
+	cat "$out/report" >&2
+	while IFS=$'\t' read -r word check note; do
+		result "$word" "$name $check" "$note"
+	done <"$out/results.tsv"
+	[ $status -eq 0 ] || keep_log "$name" "$out"
+}
+
+# The crate's tests for arm64, under QEMU's user emulation.
+rig_user_tests()
+{
+	local log=$VSVA_OUT/kernel/arm64-tests.log status=0 line
+
+	cp /usr/bin/qemu-aarch64-static "$RIG_TOOLCHAIN/root/build/qemu-aarch64"
+	: >"$log"
+	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
+		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast --lib || status=$?
+	while IFS= read -r line; do
+		[[ $line =~ \ test\ ([^ ]+)\ \.\.\.\ (ok|FAILED|ignored) ]] || continue
+		case ${BASH_REMATCH[2]} in
+		ok) result pass "arm64 ${BASH_REMATCH[1]}" ;;
+		FAILED) result fail "arm64 ${BASH_REMATCH[1]}" ;;
+		ignored) result skip "arm64 ${BASH_REMATCH[1]}" ignored ;;
+		esac
+	done <"$log"
+	if [ $status -ne 0 ]; then
+		result fail "arm64 cargo test" "it ended with status $status"
+		keep_log arm64-tests.log "$log"
+	fi
+}
+
+run()
+{
+	local nested=(--machine nested --qemu "$RIG_QEMU" --kernel "$RIG_KERNEL_ARM64"
+		--rig "$RIG_ARM64/vsva-kernel-rig" --backend "$RIG_ARM64/vhost-user-vsva")
+
+	rig_run mock --machine mock --qemu "$(command -v qemu-system-x86_64)" --kernel "$RIG_KERNEL_X86" \
+		--rig "$RIG_NATIVE/vsva-kernel-rig" --backend "$RIG_NATIVE/vhost-user-vsva"
+	rig_run nested "${nested[@]}" --stall on
+	rig_run nested-forced "${nested[@]}" --stall force
+	rig_user_tests
+}
