@@ -393,7 +393,7 @@ mod tests {
             events: Mutex::default(),
         });
         let rig = (Arc::downgrade(&device), Arc::downgrade(&channel));
-        assert!(reuser.rig.set(rig).is_ok());
+        reuser.rig.set(rig).unwrap();
         let desc = DeviceDesc {
             device: 0,
             vsid: 8,
