@@ -56,11 +56,12 @@ fn run(args: Args) -> Result<(), Error> {
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    if args.print_capabilities {
+    // The specification has every other option ignored, even one that does not exist.
+    if std::env::args_os().any(|arg| arg == "--print-capabilities") {
         println!("{}", backend::CAPABILITIES);
         return ExitCode::SUCCESS;
     }
+    let args = Args::parse();
     env_logger::Builder::new()
         .filter_level(args.log_level)
         .parse_default_env()

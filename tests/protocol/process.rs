@@ -49,7 +49,12 @@ fn inherit(fd: &impl AsFd) -> String {
 
 #[test]
 fn test_print_capabilities_prints_json_and_ignores_other_options() {
-    let output = run(command().args(["--print-capabilities", "--socket-path", "/nonexistent/x"]));
+    let output = run(command().args([
+        "--print-capabilities",
+        "--socket-path",
+        "/nonexistent/x",
+        "--other",
+    ]));
 
     assert!(output.status.success());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
