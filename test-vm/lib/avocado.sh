@@ -14,7 +14,6 @@ avocado_run()
 	(
 		cd "$1"
 		HOME=$out/home VSVA_OUT=$FAILURES/$GROUP \
-			PYTHONWARNINGS='ignore:pkg_resources is deprecated:UserWarning' \
 			"$VSVA_VENV/bin/avocado" run \
 			--max-parallel-tasks=1 --disable-sysinfo --job-results-dir "$out/job" \
 			--json "$out/results.json" . </dev/null

@@ -39,4 +39,6 @@ setup_machine()
 	export VSVA_INITRD=$guest/initramfs
 	export VSVA_BACKEND=$backend
 	VSVA_VENV=$venv
+	# avocado uses something that is going to be removed; the version is pinned.
+	export PYTHONWARNINGS='ignore:pkg_resources is deprecated:UserWarning'
 }
