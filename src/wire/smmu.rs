@@ -62,11 +62,11 @@ impl SmmuCommand {
         let sid = high_word(dw0);
         match field(dw0, 0, 8) {
             CMD_RESUME => {
-                let retry = field(dw0, 12, 1) == 1 && field(dw0, 13, 1) == 0;
+                // Ac alone decides on the retry; Ab only tells how to terminate.
                 Self::Resume {
                     sid,
                     stag: low_half_word(dw1),
-                    code: code_if(retry),
+                    code: code_if(field(dw0, 12, 1) == 1),
                 }
             }
             CMD_STALL_TERM => Self::StallTerm { sid },
@@ -259,21 +259,22 @@ mod tests {
 
     #[test]
     fn test_decode_resume_retry_is_success() {
-        let decoded = SmmuCommand::decode(&command([0x1044, 8, 7, 0]));
-
-        assert_eq!(
-            decoded,
-            SmmuCommand::Resume {
-                sid: 8,
-                stag: 7,
-                code: ResponseCode::Success
-            }
-        );
+        for ac_ab in [0x1000, 0x3000] {
+            let decoded = SmmuCommand::decode(&command([0x44 | ac_ab, 8, 7, 0]));
+            assert_eq!(
+                decoded,
+                SmmuCommand::Resume {
+                    sid: 8,
+                    stag: 7,
+                    code: ResponseCode::Success
+                }
+            );
+        }
     }
 
     #[test]
     fn test_decode_resume_other_responses_are_invalid() {
-        for ac_ab in [0x0000, 0x2000, 0x3000] {
+        for ac_ab in [0x0000, 0x2000] {
             let decoded = SmmuCommand::decode(&command([0x44 | ac_ab, 8, 0xffff, 0]));
             assert_eq!(
                 decoded,
