@@ -154,7 +154,7 @@ class MigrationDrain(VsvaTest):
         source.guest.cmd("hold off")
         self.assert_all_done(source, 2)
 
-    def test_migration_while_drain_waits_uses_little_cpu_and_stops_at_once(self):
+    def test_migration_while_drain_waits_uses_under_2_percent_of_a_cpu(self):
         backend = self.new_backend()
         source = self.new_vm(backend=backend, vsva=NO_DEADLINE_IN_TEST).boot()
         destination = self.new_destination(vsva=NO_DEADLINE_IN_TEST)
