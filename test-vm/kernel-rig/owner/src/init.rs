@@ -4,10 +4,7 @@
 use std::{
     fs::{self, OpenOptions},
     io,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::{fs::FileExt, process::ExitStatusExt},
-    },
+    os::{fd::OwnedFd, unix::fs::FileExt},
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -114,32 +111,28 @@ fn mark(value: u8) -> io::Result<()> {
 /// Runs the check in a process group of its own, and ends all of it.
 fn run_check(check: &Check) -> io::Result<ExitStatus> {
     use std::os::unix::process::CommandExt;
-    let child = Command::new("/proc/self/exe")
+    let mut child = Command::new("/proc/self/exe")
         .args(["check", check.name])
         .env("RUST_BACKTRACE", "0")
         .stdin(Stdio::null())
         .process_group(0)
         .spawn()?;
     let group = pid_of(&child)?;
-    let ended = wait::readable(pidfd(group)?.as_fd(), CHECK_LIMIT);
+    let ended = wait::readable(pidfd(group)?, CHECK_LIMIT);
     // The back-ends of a check that failed are still there.
-    if let Err(error) = kill_process_group(group, Signal::KILL) {
-        if error != rustix::io::Errno::SRCH {
-            return Err(error.into());
-        }
+    match kill_process_group(group, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => return Err(error.into()),
     }
-    let mut status = None;
+    let status = child.wait()?;
     // Also of the processes that the check left to us.
-    while let Ok(Some((pid, wait_status))) = waitpid(None, WaitOptions::empty()) {
-        if pid == group {
-            status = Some(ExitStatus::from_raw(wait_status.as_raw()));
-        }
-    }
-    match status {
-        Some(status) if ended => Ok(status),
-        _ => Err(io::Error::other(format!(
+    while let Ok(Some(_)) = waitpid(None, WaitOptions::empty()) {}
+    if ended {
+        Ok(status)
+    } else {
+        Err(io::Error::other(format!(
             "still running after {CHECK_LIMIT:?}"
-        ))),
+        )))
     }
 }
 

@@ -57,11 +57,6 @@ impl Session {
         }
     }
 
-    /// The back-end that this session has started.
-    pub fn backend(&mut self) -> &mut Backend {
-        self.backend.as_mut().expect("started here")
-    }
-
     /// Attaches the device as the first on the fault queue.
     pub fn attach(&mut self, hardware: &dyn Hardware, device: usize) {
         self.attach_with(hardware, device, Companions::default());

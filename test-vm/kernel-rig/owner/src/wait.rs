@@ -26,7 +26,7 @@ pub fn readable(fd: impl AsFd, limit: Duration) -> bool {
         let mut fds = [PollFd::new(&fd, PollFlags::IN)];
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) => return false,
-            Ok(_) => return fds[0].revents().contains(PollFlags::IN),
+            Ok(_) => return fds[0].revents().intersects(PollFlags::IN | PollFlags::HUP),
             Err(Errno::INTR) => {}
             Err(error) => panic!("poll: {error}"),
         }

@@ -9,6 +9,7 @@ use crate::{
     session::Session,
     smmu::PAGE,
     tally,
+    wait::{readable, LIMIT},
 };
 
 pub fn test_backend_killed_successor_aborts_what_it_had_read(platform: Platform) {
@@ -24,6 +25,7 @@ pub fn test_backend_killed_successor_aborts_what_it_had_read(platform: Platform)
     let _events = [first.event(), first.event()];
     first.attach.hold(0).expect("HOLD");
     let unread = raise(&mut *hardware, 2);
+    assert!(readable(hardware.fault_fd(), LIMIT));
     first.backend.take().expect("started here").kill();
 
     let mut second = Session::start();

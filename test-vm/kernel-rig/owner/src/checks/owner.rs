@@ -9,7 +9,10 @@ use std::{
 };
 
 use rustix::process::{getpid, pidfd_open, PidfdFlags};
-use vhost_user_vsva::frontend::Companions;
+use vhost_user_vsva::{
+    frontend::{Companions, Event},
+    wire::LostReason,
+};
 
 use super::Platform;
 use crate::{
@@ -18,7 +21,7 @@ use crate::{
     session::Session,
     smmu::PAGE,
     tally,
-    wait::until,
+    wait::{readable, until, LIMIT},
 };
 
 /// Faults that the owner leaves.
@@ -45,6 +48,8 @@ pub fn run_owner(platform: Platform, socket: &Path, with_pidfd: bool) {
             .expect("access");
         if !last || !with_pidfd {
             session.event();
+        } else {
+            assert!(readable(hardware.fault_fd(), LIMIT));
         }
     }
     println!("ready");
@@ -76,7 +81,7 @@ fn start_owner(backend: &Backend, with_pidfd: bool) -> Child {
 }
 
 fn check_noticed(platform: Platform, end: impl FnOnce(&mut Child)) {
-    let backend = Backend::start_logged();
+    let backend = Backend::start();
     let mut owner = start_owner(&backend, true);
 
     end(&mut owner);
@@ -84,9 +89,8 @@ fn check_noticed(platform: Platform, end: impl FnOnce(&mut Child)) {
 
     tally::aborted(LEFT);
     let mut session = Session::with(backend);
-    session
-        .backend()
-        .wait_for_event(&["\"channel_lost\"", "\"owner\""]);
+    let reason = LostReason::Owner as u32;
+    assert_eq!(session.message(), Event::DeviceLost { device: 0, reason });
     assert_eq!(session.config().outstanding.get(), 0);
     // Another owner takes the place of the first.
     let mut hardware = platform.hardware(1);

@@ -11,7 +11,7 @@ use crate::{
     session::Session,
     smmu::PAGE,
     tally,
-    wait::until,
+    wait::{readable, until, LIMIT},
 };
 
 fn raise(hardware: &mut dyn Hardware, page: u64) -> AccessId {
@@ -65,6 +65,7 @@ pub fn test_detach_with_faults_outstanding_aborts_them(platform: Platform) {
     session.attach.hold(0).expect("HOLD");
     // Nobody reads this one.
     raise(&mut *hardware, 2);
+    assert!(readable(hardware.fault_fd(), LIMIT));
     hardware.attach(0, Attachment::Detached).expect("detach");
     session.attach.unhold(0, true).expect("UNHOLD");
 
