@@ -4,11 +4,11 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from steps import follow
 from avocado_vsva import migration
 from avocado_vsva.backend import Backend
 from avocado_vsva.environment import Environment
 from avocado_vsva.vm import Vm
-from steps import follow
 
 DEADLINE = {"drain-timeout": 20000}
 LOAD_RATE = 400

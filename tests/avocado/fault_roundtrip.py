@@ -54,7 +54,7 @@ class FaultRoundTrip(VsvaTest):
         self.assertGreaterEqual(vm.guest.cmd("status")["device"]["faults"], 32)
 
     def test_faults_of_one_device_with_backend_are_each_answered_once(self):
-        backend = self.new_backend()
+        backend = self.new_backend("source")
         vm = self.new_vm(backend=backend).boot()
         vm.guest.cmd(f"dma 0 200 {ALL_FRESH} len=8192")
         self.assert_all_done(vm, 200)
@@ -63,7 +63,7 @@ class FaultRoundTrip(VsvaTest):
         self.assertGreaterEqual(self.assert_each_answered_once(backend), 400)
 
     def test_faults_of_two_devices_in_one_vm_are_each_answered_once(self):
-        backend = self.new_backend()
+        backend = self.new_backend("source")
         vm = self.new_vm(backend=backend, test_devices=2).boot()
         self.assertEqual(vm.guest.cmd("hello")["devices"], 2)
         vm.guest.cmd(f"dma 0 50 {ALL_FRESH}")
@@ -77,7 +77,7 @@ class FaultRoundTrip(VsvaTest):
         self.assertEqual({fault["sid"] for fault in backend.find("fault_read")}, sids)
 
     def test_64_faults_with_event_queue_of_4_entries_are_not_lost(self):
-        vm = self.new_vm(backend=self.new_backend(), smmu=EVENT_QUEUE_OF_4).boot()
+        vm = self.new_vm(backend=self.new_backend("source"), smmu=EVENT_QUEUE_OF_4).boot()
         self.hold_faults(vm, 64)
         self.assertEqual(vm.qmp.cmd("query-vsva")[0]["outstanding"], 64)
         vm.guest.cmd("hold off")
@@ -92,13 +92,13 @@ class FaultRoundTrip(VsvaTest):
         self.assert_events_had_to_wait(vm)
 
     def test_load_with_event_queue_of_4_entries_loses_no_fault(self):
-        vm = self.new_vm(backend=self.new_backend(), smmu=EVENT_QUEUE_OF_4).boot()
+        vm = self.new_vm(backend=self.new_backend("source"), smmu=EVENT_QUEUE_OF_4).boot()
         vm.guest.cmd(f"dma 0 2000 {ALL_FRESH}")
         self.assert_all_done(vm, 2000)
         self.assert_events_had_to_wait(vm)
 
     def test_backend_disconnect_in_running_vm_is_reported_by_event(self):
-        backend = self.new_backend()
+        backend = self.new_backend("source")
         vm = self.new_vm(backend=backend).boot()
         backend.kill()
         self.assertEqual(vm.qmp.wait("VSVA_BACKEND_DISCONNECTED", 10).data["id"], "vsva0")

@@ -68,7 +68,7 @@ class MigrationDrain(VsvaTest):
         self.assert_all_done(destination, 124)
 
     def test_migration_submissions_during_drain_are_replayed_in_order(self):
-        backend = self.new_backend()
+        backend = self.new_backend("source")
         source = self.new_vm(backend=backend, vsva=NO_DEADLINE_IN_TEST).boot()
         destination_backend = self.new_backend("destination")
         destination = self.new_vm("destination", backend=destination_backend, incoming=True, vsva=NO_DEADLINE_IN_TEST)
@@ -155,7 +155,7 @@ class MigrationDrain(VsvaTest):
         self.assert_all_done(source, 2)
 
     def test_migration_while_drain_waits_uses_under_2_percent_of_a_cpu(self):
-        backend = self.new_backend()
+        backend = self.new_backend("source")
         source = self.new_vm(backend=backend, vsva=NO_DEADLINE_IN_TEST).boot()
         destination = self.new_destination(vsva=NO_DEADLINE_IN_TEST)
         self.hold_faults(source, 1)

@@ -120,7 +120,7 @@ class MigrationFailure(VsvaTest):
         self.assert_goes_on_and_migrates(source, 1)
 
     def test_backend_killed_while_draining_fails_the_migration(self):
-        backend = self.new_backend()
+        backend = self.new_backend("source")
         source = self.new_vm(backend=backend, vsva=LONG_DEADLINE).boot()
         destination = self.new_destination(vsva=LONG_DEADLINE)
         _, since = self.start_drain(source, destination)

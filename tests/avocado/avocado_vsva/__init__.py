@@ -68,7 +68,7 @@ class VsvaTest(avocado.Test):
         if not (self.failed or KEEP):
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def new_backend(self, name="source", *options):
+    def new_backend(self, name, *options):
         backend = Backend(self.environment.backend, f"{name}-backend", self.folder, self.sockets, options)
         self.processes.append(backend.stop)
         return backend

@@ -3,8 +3,8 @@
 
 import json
 import os
-import subprocess
 
+from . import process
 from .journal import Journal, LineReader
 
 
@@ -16,16 +16,13 @@ class Backend:
         self.socket_path = sockets / f"{name}.sock"
         self.events = Journal(f"{name} event log")
         self.log_path = folder / f"{name}.log"
-        self._reader, writer = os.pipe()
-        command = [str(binary), "--socket-path", str(self.socket_path), "--event-log", f"/dev/fd/{writer}",
+        reader, writer = os.pipe()
+        command = [binary, "--socket-path", self.socket_path, "--event-log", f"/dev/fd/{writer}",
                    "--log-level", "debug", *options]
-        with open(self.log_path, "ab") as log:
-            log.write((" ".join(command) + "\n").encode())
-            log.flush()
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                            pass_fds=(writer,))
+        self.process = process.start(command, self.log_path, [writer])
         os.close(writer)
-        LineReader(self._reader, folder / f"{name}-events.jsonl", self.events, self._parse)
+        LineReader(reader, folder / f"{name}-events.jsonl", self.events, self._parse)
+        os.close(reader)
         try:
             self.wait("listening", 10)
         except Exception:
@@ -50,16 +47,8 @@ class Backend:
 
     def kill(self):
         """End it as a crash would."""
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait(10)
+        process.kill(self.process)
 
     def stop(self):
         """End it as an administrator would; its exit status."""
-        if self.process.poll() is None:
-            self.process.terminate()
-        try:
-            return self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            return self.process.wait(10)
+        return process.end(self.process)

@@ -76,11 +76,11 @@ class Journal:
 
 
 class LineReader(threading.Thread):
-    """Copies what arrives on a file descriptor to a log file, and line by line into a journal."""
+    """Copies what arrives on a descriptor (its own duplicate) to a log file, and line by line into a journal."""
 
     def __init__(self, fd, log_path, journal, parse):
         super().__init__(name=f"read {journal.name}", daemon=True)
-        self._fd = fd
+        self._fd = os.dup(fd)
         self._log_path = log_path
         self._journal = journal
         self._parse = parse
@@ -102,4 +102,5 @@ class LineReader(threading.Thread):
                     record = self._parse(line.decode("utf-8", "replace").rstrip("\r"))
                     if record is not None:
                         self._journal.append(record)
+        os.close(self._fd)
         self._journal.end("it has ended")

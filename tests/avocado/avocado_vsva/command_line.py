@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""QEMU's command line for a VM of the tests."""
+
+STALLS_ON = {"stall": "on", "ssidsize": 8}
+TRACE_PATTERNS = ("vsva_*", "smmuv3_stall_*", "smmuv3_deliver_event*", "smmuv3_fault_handler*", "smmuv3_cmdq_sync_wait")
+FIRST_TEST_DEVICE = 0x10
+
+
+def machine(environment, name, memory_mib):
+    return [environment.qemu, "-name", f"{name},debug-threads=on", "-msg", "timestamp=on",
+            "-M", "virt,iommu=smmuv3,gic-version=3", "-cpu", "cortex-a57", "-accel", "tcg", "-smp", "2",
+            "-m", memory_mib, "-nodefaults", "-no-user-config", "-display", "none",
+            "-kernel", environment.kernel, "-initrd", environment.initrd,
+            "-append", "console=ttyAMA0 panic=-1 loglevel=4"]
+
+
+def channels(fds):
+    """fds: descriptors of connected sockets for qmp, console and guest."""
+    words = []
+    for name, fd in fds.items():
+        words += ["-chardev", f"socket,id={name},fd={fd}"]
+    return words + ["-mon", "chardev=qmp,mode=control", "-serial", "chardev:console",
+                    "-device", "virtio-serial-pci,addr=0x1",
+                    "-device", "virtserialport,chardev=guest,name=org.vsva.ctl"]
+
+
+def trace(path):
+    words = ["-D", path]
+    for pattern in TRACE_PATTERNS:
+        words += ["-trace", pattern]
+    return words
+
+
+def smmu_properties(properties):
+    words = []
+    for key, value in properties.items():
+        words += ["-global", f"arm-smmuv3.{key}={value}"]
+    return words
+
+
+def vsva_device(socket_path, properties):
+    words = "".join(f",{key}={value}" for key, value in properties.items())
+    return ["-chardev", f"socket,id=vsva,path={socket_path}",
+            "-device", f"vhost-user-vsva,id=vsva0,chardev=vsva{words}"]
+
+
+def test_devices(ids, link):
+    words = []
+    for number, device in enumerate(ids):
+        words += ["-device", f"vsva-testdev,id={device},bus=pcie.0,addr={FIRST_TEST_DEVICE + number:#x}{link}"]
+    return words

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""Starts the programs under test so that none of them outlives the test, even one that is killed."""
+
+import subprocess
+
+
+def start(command, log_path, inherited=()):
+    """The command line is the first line of the log, what the program says follows."""
+    with open(log_path, "wb") as log:
+        log.write((" ".join(map(str, command)) + "\n").encode())
+        log.flush()
+        return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)],
+                                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=inherited)
+
+
+def end(process, timeout=10):
+    """Ask it to end, kill it if it does not; its exit status."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        return process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        return kill(process)
+
+
+def kill(process):
+    if process.poll() is None:
+        process.kill()
+    return process.wait(10)
