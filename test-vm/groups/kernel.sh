@@ -8,16 +8,79 @@ needs()
 {
 	setup_packages "${PACKAGES_RIG[@]}"
 	rust_need
-	RIG_QEMU=$(qemu_patched)/build/qemu-system-aarch64
 	RIG_KERNEL_ARM64=$(rig_kernel arm64)/kernel
 	RIG_KERNEL_X86=$(rig_kernel x86_64)/kernel
 	RIG_TOOLCHAIN=$(rig_toolchain)
 	RIG_ARM64=$(rig_programs_arm64 "$RIG_TOOLCHAIN")
 	RIG_NATIVE=$(rig_programs_native)
+	RIG_QEMU=$(qemu_patched)/build/qemu-system-aarch64
 }
 
 # rig_run NAME ARGUMENT...: one machine; a result for each of its checks
 rig_run()
+{
+	local name=$1 out=$VSVA_OUT/kernel/$1 status=0 word check note
+
+	shift
+	rm -rf "$out"
+	mkdir -p "$out"
+	step kernel "$name" "booting"
+	python3 "$RIG/run.d" --out "$out" "$@" >"$out/report" 2>&1 </dev/null || status=$?
+	cat "$out/report" >&2
+	while IFS=$'\t' read -r word check note; do
+		result "$word" "$name $check" "$note"
+	done <"$out/results.tsv"
+	[ $status -eq 0 ] || keep_log "$name" "$out"
+}
+
+# Lines of a test program as results.
+rig_test_lines()
+{
+	local line
+
+	while IFS= read -r line; do
+		[[ $line =~ (^|\ )test\ ([^ ]+)\ \.\.\.\ (ok|FAILED|ignored) ]] || continue
+		case ${BASH_REMATCH[3]} in
+		ok) result pass "arm64 ${BASH_REMATCH[2]}" ;;
+		FAILED) result fail "arm64 ${BASH_REMATCH[2]}" ;;
+		ignored) result skip "arm64 ${BASH_REMATCH[2]}" ignored ;;
+		esac
+	done <"$1"
+}
+
+# The crate's tests for arm64, under QEMU's user emulation: what runs within one
+# process. User emulation has no seccomp, so the back-end does not start in it.
+rig_user_tests()
+{
+	local log=$VSVA_OUT/kernel/arm64-tests.log status=0
+
+	cp /usr/bin/qemu-aarch64-static "$RIG_TOOLCHAIN/root/build/qemu-aarch64"
+	: >"$log"
+	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
+		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
+		--lib --test core_no_alloc --test fuzz_inputs || status=$?
+	rig_test_lines "$log"
+	if [ $status -ne 0 ]; then
+		result fail "arm64 cargo test" "it ended with status $status"
+		keep_log arm64-tests.log "$log"
+	fi
+}
+
+# The protocol's tests, which start back-ends, on the arm64 kernel. Two of them
+# need programs that the machine has not.
+rig_protocol_tests()
+{
+	local log=$VSVA_OUT/kernel/arm64-protocol.log suite
+
+	: >"$log"
+	logged "$log" rig_cargo "$RIG_TOOLCHAIN" test --release --no-run --test protocol
+	suite=$(sed -nE 's,^ *Executable tests/protocol/main.rs \((.*)\)$,\1,p' "$log")
+	rig_run protocol "$@" --suite "$RIG_TOOLCHAIN/root/$suite" \
+		--backend-path "/build/target/$RIG_TARGET/release/vhost-user-vsva" \
+		--skip process::test_socket_from_systemd_is_served --skip faults::test_owner
+}
+
+run()
 {
 	local name=$1 out=$VSVA_OUT/kernel/$1 status=0 word check note
 
@@ -65,5 +128,6 @@ run()
 		--rig "$RIG_NATIVE/vsva-kernel-rig" --backend "$RIG_NATIVE/vhost-user-vsva"
 	rig_run nested "${nested[@]}" --stall on
 	rig_run nested-forced "${nested[@]}" --stall force
+	rig_protocol_tests "${nested[@]}"
 	rig_user_tests
 }

@@ -19,6 +19,10 @@ def arguments():
     parser.add_argument("--kernel", type=Path, required=True)
     parser.add_argument("--rig", type=Path, required=True, help="vsva-kernel-rig, static, for the machine")
     parser.add_argument("--backend", type=Path, required=True, help="vhost-user-vsva, static, for the machine")
+    parser.add_argument("--suite", type=Path, action="append", default=[],
+                        help="a static test program of the crate to run instead of the checks")
+    parser.add_argument("--backend-path", default="vhost-user-vsva", help="where the suites look for the back-end")
+    parser.add_argument("--skip", action="append", default=[], help="tests or checks whose names begin like this")
     parser.add_argument("--out", type=Path, required=True, help="folder for the logs")
     parser.add_argument("--limit", type=int, default=300, help="seconds that the machine may run")
     parser.add_argument("checks", nargs="*", help="all of them if none is named")
@@ -33,11 +37,14 @@ def main():
     args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     archive, log = args.out / "initramfs", args.out / "emulator.log"
-    archive.write_bytes(initramfs.build({"init": args.rig.read_bytes(), "vhost-user-vsva": args.backend.read_bytes()}))
+    files = {"init": args.rig, args.backend_path.lstrip("/"): args.backend}
+    files.update((f"suites/{suite.name}", suite) for suite in args.suite)
+    archive.write_bytes(initramfs.build({name: path.read_bytes() for name, path in files.items()}))
     kind = machine.nested(args.stall) if args.machine == "nested" else machine.mock()
     options = ["vsva.checks=" + ",".join(args.checks)] if args.checks else []
-    if args.machine == "nested" and args.stall == "force":
-        options.append("vsva.skip=" + ",".join(NOT_FORCED))
+    skip = [*args.skip, *(NOT_FORCED if args.machine == "nested" and args.stall == "force" else ())]
+    if skip:
+        options.append("vsva.skip=" + ",".join(skip))
     lines = []
     with open(args.out / "console.log", "w", encoding="utf-8") as copy:
         for line in machine.run(kind, args.qemu, args.kernel, archive, log, options, args.limit):
@@ -68,7 +75,11 @@ def judge(args, console, accounts):
         if wrong:
             detail += [f"| {line}" for line in result.output[-40:]]
         results.append((result.name, wrong, detail))
+    results += [(name, [] if outcome == "ok" else [outcome], []) for name, outcome in console.tests]
     wrong = list(console.errors)
+    wrong += [f"suite {suite}" for suite in console.suites if not suite.endswith("exit status: 0")]
+    if len(console.suites) != len(args.suite):
+        wrong.append(f"{len(console.suites)} of {len(args.suite)} suites ran to their end")
     if not console.ended:
         wrong.append("the checks did not come to their end")
     missing = sorted(set(args.checks) - {result.name for result in console.results})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 LINE = re.compile(r"^vsva-rig: (\w+)(?: (.*))?$")
 # What a kernel prints when it has found a mistake of its own.
+TEST = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)")
 KERNEL_TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Internal error:|Unable to handle kernel|Kernel panic|refcount_t:")
 
 
@@ -27,6 +28,8 @@ class Console:
     results: list = field(default_factory=list)
     errors: list = field(default_factory=list)
     ended: bool = False
+    tests: list = field(default_factory=list)
+    suites: list = field(default_factory=list)
 
     @classmethod
     def parse(cls, lines):
@@ -36,6 +39,9 @@ class Console:
             if KERNEL_TROUBLE.search(line):
                 where = f" during {current.name}" if current else ""
                 console.errors.append(f"the kernel says{where}: {line}")
+            test = TEST.match(line)
+            if test:
+                console.tests.append((test[1], test[2]))
             match = LINE.match(line)
             if not match:
                 if current:
@@ -59,6 +65,8 @@ class Console:
             elif word == "figure" and current:
                 key, value = rest.split("=", 1)
                 current.figures[key] = float(value)
+            elif word == "suite":
+                console.suites.append(rest)
             elif word == "error":
                 console.errors.append(rest)
             elif word == "end":

@@ -5,6 +5,7 @@ use std::{
     fs::{self, OpenOptions},
     io,
     os::{fd::OwnedFd, unix::fs::FileExt},
+    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
@@ -28,7 +29,11 @@ const MARKER: (&str, u64) = ("/sys/bus/pci/devices/0000:00:00.0/config", 0x3c);
 
 /// Runs everything and powers off.
 pub fn run() -> ! {
-    if let Err(error) = prepare().and_then(|()| run_checks()) {
+    let result = prepare().and_then(|()| match suites()? {
+        none if none.is_empty() => run_checks(),
+        suites => run_suites(&suites),
+    });
+    if let Err(error) = result {
         println!("vsva-rig: error {error}");
     }
     println!("vsva-rig: end");
@@ -53,6 +58,33 @@ fn prepare() -> io::Result<()> {
     }
     for function in vfio::find_functions(testdev::VENDOR, testdev::DEVICE)? {
         vfio::bind(&function)?;
+    }
+    Ok(())
+}
+
+/// Test programs of the crate that came in the initramfs. With them nothing else is run.
+fn suites() -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir("/suites") {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Runs each; what they print goes to the console.
+fn run_suites(suites: &[PathBuf]) -> io::Result<()> {
+    let skipped = option("vsva.skip=")?;
+    println!(
+        "vsva-rig: kernel {} suites",
+        rustix::system::uname().release().to_string_lossy()
+    );
+    for suite in suites {
+        let mut command = Command::new(suite);
+        for name in &skipped {
+            command.args(["--skip", name]);
+        }
+        let status = command.stdin(Stdio::null()).status()?;
+        println!("vsva-rig: suite {} {status}", suite.display());
     }
     Ok(())
 }

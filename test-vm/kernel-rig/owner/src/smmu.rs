@@ -132,7 +132,7 @@ impl GuestMemory {
     pub fn translate(&mut self, ssid: u32, va: u64) -> io::Result<Option<u64>> {
         let entry = self.leaf(ssid, va)?;
         let value = self.read64(entry);
-        Ok((value & 1 == 1).then(|| (value & OUTPUT_ADDRESS) | (va & (PAGE - 1))))
+        Ok((value & 1 == 1).then_some((value & OUTPUT_ADDRESS) | (va & (PAGE - 1))))
     }
 
     /// Makes sure that the address space of `ssid` exists.
