@@ -54,7 +54,9 @@ rig_user_tests()
 {
 	local log=$VSVA_OUT/kernel/arm64-tests.log status=0
 
-	cp /usr/bin/qemu-aarch64-static "$RIG_TOOLCHAIN/root/build/qemu-aarch64"
+	# Debian 13 has it under the other name, static as well.
+	cp "$(command -v qemu-aarch64-static || command -v qemu-aarch64)" \
+		"$RIG_TOOLCHAIN/root/build/qemu-aarch64"
 	: >"$log"
 	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
 		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
@@ -101,7 +103,9 @@ rig_user_tests()
 {
 	local log=$VSVA_OUT/kernel/arm64-tests.log status=0 line
 
-	cp /usr/bin/qemu-aarch64-static "$RIG_TOOLCHAIN/root/build/qemu-aarch64"
+	# Debian 13 has it under the other name, static as well.
+	cp "$(command -v qemu-aarch64-static || command -v qemu-aarch64)" \
+		"$RIG_TOOLCHAIN/root/build/qemu-aarch64"
 	: >"$log"
 	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
 		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast --lib || status=$?
