@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""A domain with the device under Debian's libvirt: the back-end comes before QEMU and goes after it."""
+
+import json
+import shutil
+
+from avocado_vsva.journal import WaitError
+from libvirt_vsva import LibvirtTest
+from libvirt_vsva.domain import UUID
+
+UNITS = "/usr/lib/systemd/system/vhost-user-vsva@"
+SOCKET = f"/run/vhost-user-vsva/{UUID}.sock"
+
+
+class Deployment(LibvirtTest):
+    """
+    :avocado: tags=arch:aarch64,machine:virt,device:vhost-user-vsva,libvirt
+    """
+
+    def assert_no_backend(self, domain):
+        self.assertFalse(domain.host.active(domain.service))
+        self.assertFalse(domain.host.active(domain.socket_unit))
+        self.assertFalse(domain.host.path(SOCKET).exists())
+
+    def test_domain_start_with_device_guest_is_served_by_a_backend_of_its_own(self):
+        domain = self.new_domain(self.new_host()).define()
+        self.assert_no_backend(domain)
+        domain.start()
+        self.assertTrue(domain.host.active(domain.service))
+        owner = domain.host.run("stat", "--format=%U:%G %a", SOCKET).stdout.strip()
+        self.assertEqual(owner, "libvirt-qemu:libvirt-qemu 600")
+        domain.guest.cmd("dma 0 100 src=fresh dst=fresh")
+        self.assert_all_done(domain, 100)
+        self.assertTrue(domain.query()["connected"])
+        domain.virsh("destroy")
+        self.assert_no_backend(domain)
+        domain.start()
+        domain.guest.cmd("dma 0 10 src=fresh dst=fresh")
+        self.assert_all_done(domain, 10)
+
+    def test_guest_powers_off_backend_ends_with_it(self):
+        domain = self.new_running().watch_running()
+        with self.assertRaises(WaitError):
+            domain.guest.cmd("poweroff")
+        domain.wait_event("Stopped Shutdown")
+        self.assertEqual(domain.state(), "shut off")
+        self.assert_no_backend(domain)
+
+    def test_domain_start_backend_cannot_start_is_refused_with_the_reason(self):
+        domain = self.new_domain(self.new_host()).define()
+        domain.host.run("install", "-D", "-m", "644", "/dev/stdin", f"/run/systemd/system/{domain.service}.d/broken.conf",
+                        text="[Service]\nExecStart=\nExecStart=/bin/false\n")
+        domain.host.run("systemctl", "daemon-reload")
+        self.assert_command_fails(f"journalctl -u {domain.service}", domain.virsh, "start")
+        self.assertEqual(domain.state(), "shut off")
+        self.assert_no_backend(domain)
+
+    def test_domain_without_device_starts_no_backend(self):
+        domain = self.new_domain(self.new_host()).define(device=False).start()
+        domain.guest.cmd("hello")
+        self.assert_no_backend(domain)
+
+    def test_check_host_ready_passes_and_says_what_the_backend_offers(self):
+        host = self.new_host()
+        done = host.run("vsva-check-host", "--json")
+        self.assertNotIn("FAIL", done.stderr)
+        facts = json.loads(done.stdout)
+        self.assertEqual(facts["state_version"], 1)
+        self.assertEqual(facts["qemu"], "10.2.2")
+        self.assertEqual(list(host.path("/run/vhost-user-vsva").iterdir()), [])
+
+    def test_check_host_not_deployed_says_what_is_missing(self):
+        host = self.new_host(deployed=False)
+        shutil.copy(self.environment.deploy / "libvirt/vsva-check-host", host.path("/usr/local/bin"))
+        done = host.run("/usr/local/bin/vsva-check-host", "--emulator", "/usr/bin/true", check=False)
+        self.assertEqual(done.returncode, 1)
+        failed = [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("FAIL")]
+        self.assertEqual(failed, ["FAIL  emulator", "FAIL  hook", "FAIL  back-end"], done.stdout)
+
+    def test_units_and_apparmor_profiles_are_accepted_by_their_programs(self):
+        host = self.new_host()
+        complaints = host.run("systemd-analyze", "verify", *(f"{UNITS}.{kind}" for kind in ("service", "socket"))).stderr
+        self.assertNotIn("vhost-user-vsva", complaints)
+        parser = ("apparmor_parser", "--skip-kernel-load", "--skip-cache")
+        host.run(*parser, "/etc/apparmor.d/vhost-user-vsva")
+        host.run(*parser, text="include <tunables/global>\nprofile libvirt-test { include <abstractions/libvirt-qemu> }\n")
+        self.assert_command_fails("syntax error", host.run, *parser, text="profile broken { include <abstractions/libvirt-qemu> x }\n")
+
+    def test_domain_xml_through_libvirt_add_and_remove_restore_it(self):
+        domain = self.new_domain(self.new_host()).define(device=False)
+        before = domain.xml()
+        domain.define_xml(domain.with_device(before))
+        with_device = domain.xml()
+        self.assertIn("vhost-user-vsva", with_device)
+        domain.define_xml(domain.with_device(with_device))
+        self.assertEqual(domain.xml(), with_device)
+        domain.define_xml(domain.host.run("vsva-domain", "remove", text=with_device).stdout)
+        self.assertEqual(domain.xml(), before)
+
+    def test_libvirtd_restart_domain_and_backend_go_on(self):
+        domain = self.new_running()
+        domain.host.run("systemctl", "restart", "libvirtd.service")
+        self.assertEqual(domain.state(), "running")
+        domain.guest.cmd("dma 0 20 src=fresh dst=fresh")
+        self.assert_all_done(domain, 20)
+        domain.virsh("destroy")
+        self.assert_no_backend(domain)
+
+    def test_backend_killed_domain_goes_on_and_says_so(self):
+        domain = self.new_running().watch_running()
+        domain.host.run("systemctl", "kill", "--signal=KILL", domain.service)
+        domain.wait_event("VSVA_BACKEND_DISCONNECTED")
+        self.assertEqual(domain.state(), "running")
+        self.assertFalse(domain.query()["connected"])
+        domain.guest.cmd("hello")

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""Base class of the tests with a real libvirtd. Each test has hosts of its own, and logs are kept if it fails."""
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from avocado_vsva import VsvaTest
+from avocado_vsva.environment import Environment
+
+from .domain import Domain
+from .host import CommandError, Host
+
+__all__ = ["CommandError", "LibvirtTest"]
+
+LONG_DEADLINE = ("--drain-timeout", "60000")
+
+
+@dataclass(frozen=True)
+class LibvirtEnvironment(Environment):
+    libvirt_root: Path = Path(os.environ.get("VSVA_LIBVIRT_ROOT", ""))
+    deploy: Path = Path(__file__).resolve().parents[3] / "deploy"
+
+
+class LibvirtTest(VsvaTest):
+    """
+    :avocado: tags=arch:aarch64,machine:virt,device:vhost-user-vsva,libvirt
+    """
+
+    timeout = 600
+
+    def setUp(self):
+        super().setUp()
+        self.environment = LibvirtEnvironment.load()
+        if not (self.environment.libvirt_root / "usr/sbin/libvirtd").is_file():
+            raise FileNotFoundError("VSVA_LIBVIRT_ROOT is not a Debian with libvirt; test-vm/check libvirt makes one")
+        self.scratch = Path(tempfile.mkdtemp(prefix="vsva-hosts-"))
+        self.hosts = []
+        self.domains = []
+
+    def tearDown(self):
+        for domain in self.domains:
+            domain.close()
+        for host in self.hosts:
+            if self.failed:
+                host.keep_logs()
+            host.stop()
+        shutil.rmtree(self.scratch)
+        super().tearDown()
+
+    def new_host(self, name="source", **options):
+        host = Host(self.environment, name, self.folder, self.scratch, **options)
+        self.hosts.append(host)
+        return host
+
+    def new_domain(self, host):
+        domain = Domain(host, self.folder)
+        self.domains.append(domain)
+        return domain
+
+    def new_running(self, options=LONG_DEADLINE, name="source"):
+        """A running domain with the device on a host of its own."""
+        return self.new_domain(self.new_host(name)).define(options=options).start()
+
+    def assert_all_done(self, domain, count=None):
+        domain.guest.wait("idle")
+        result = domain.guest.verify()
+        for key in ("wrong_data", "wrong_crc", "not_once", "out_of_order", "missing"):
+            self.assertEqual(result[key], 0, result)
+        if count is not None:
+            self.assertEqual(result["checked"], count, result)
+
+    def assert_command_fails(self, message, command, /, *words, **options):
+        with self.assertRaises(CommandError) as failed:
+            command(*words, **options)
+        self.assertIn(message, str(failed.exception))
+
+    def hold_faults(self, domain, count):
+        domain.guest.cmd("hold on")
+        domain.guest.cmd(f"dma 0 {count} src=warm dst=held")
+        domain.guest.wait(f"waiters={count}")
