@@ -3,59 +3,71 @@
 # QEMU's own tests, on the patched build and, once for each version of it, on the
 # unpatched one. What passes there must pass here.
 
-# Tests of the series itself, which the unpatched QEMU has not.
+# Programs with tests of the series itself, which the unpatched QEMU has not. Its
+# other tests are parts of qos-test.
 qtest_own()
 {
-	find "$1/src/tests/qtest" -maxdepth 1 \( -name '*vsva*-test.c' -o -name '*smmuv3*-test.c' \) \
-		-printf '%f\n' | sed 's/\.c$//' | sort
+	ninja -C "$1/build" -t targets all |
+		sed -nE 's,^tests/qtest/([^/]*(vsva|smmuv3)[^/]*-test): .*,\1,p' | sort -u
 }
 
-# qtest_run NAME QEMU FILE TEST...: writes pass|fail|skip and name into FILE
+# qtest_run NAME QEMU FILE PROGRAM...: writes pass|fail|skip and name into FILE
 qtest_run()
 {
-	local name=$1 qemu=$2 file=$3 log tests at=0 test
+	local name=$1 qemu=$2 file=$3 log=$2/qtest.log program at=0 paths
 
 	shift 3
-	tests=("${@/#/tests/qtest/}")
-	log=$qemu/qtest.log
 	: >"$log"
 	: >"$file.new"
-	# The source package has no firmware; Debian's iPXE has what network cards want.
 	mkdir -p "$qemu/build/qemu-bundle/usr/local/share/qemu"
+	# The source package has no firmware; Debian's iPXE has what network cards want.
 	ln -sf /usr/lib/ipxe/qemu/*.rom "$qemu/build/qemu-bundle/usr/local/share/qemu/"
 	NINJA_STATUS='[%f/%t] ' watched "$name" qtests "$log" building \
-		ninja -C "$qemu/build" -j "$VSVA_JOBS" qemu-system-aarch64 qemu-img "${tests[@]}"
-	for test in "$@"; do
+		ninja -C "$qemu/build" -j "$VSVA_JOBS" qemu-system-aarch64 qemu-img \
+		"${@/#/tests/qtest/}"
+	for program in "$@"; do
 		at=$((at + 1))
-		step "$name" "$at/$#" "$test"
-		qtest_one "$qemu/build" "$test" "$qemu/$test.log"
-		qtest_parse "$test" "$qemu/$test.log" >>"$file.new"
+		: >"$qemu/$program.log"
+		mapfile -t paths < <(qtest_program "$qemu/build" "$program" -l 2>/dev/null)
+		qtest_paths "$name" "$at/$#" "$qemu" "$program" "${paths[@]}" >>"$file.new"
 	done
 	mv "$file.new" "$file"
 }
 
-qtest_one()
+# qtest_program BUILD PROGRAM ARGUMENT...
+qtest_program()
 {
-	local build=$1 test=$2 log=$3 status=0
-
 	(
-		cd "$build"
+		cd "$1"
 		QTEST_QEMU_BINARY=./qemu-system-aarch64 QTEST_QEMU_IMG=./qemu-img \
-			timeout 1800 "tests/qtest/$test" --tap -k
-	) >"$log" 2>&1 </dev/null || status=$?
-	echo "exit status: $status" >>"$log"
+			timeout 600 "tests/qtest/$2" "${@:3}" </dev/null
+	)
 }
 
-qtest_parse()
+# qtest_paths NAME N/OF QEMU PROGRAM PATH...: each test in a process of its own, as
+# one that fails ends the process and with it all that would come after.
+qtest_paths()
 {
-	awk -v test="$1" '
-		{ sub(/\r$/, "") }
-		/^ok [0-9]+ .*# SKIP/ { sub(/ *# SKIP.*/, ""); kind = "skip" }
-		/^ok [0-9]+ / && !kind { kind = "pass" }
-		/^not ok [0-9]+ / { sub(/^not /, ""); kind = "fail"; failed = 1 }
-		kind { sub(/^ok [0-9]+ -? ?/, ""); print kind "\t" test " " $0; n++; kind = "" }
-		/^exit status: / && (!n || $3 != 0 && !failed) { print "fail\t" test " (exit status " $3 ")" }
-	' "$2"
+	local name=$1 at=$2 qemu=$3 program=$4 path count=0 next=$SECONDS output kind
+
+	shift 4
+	if [ $# -eq 0 ]; then
+		printf 'fail\t%s (it lists no tests)\n' "$program"
+	fi
+	for path in "$@"; do
+		count=$((count + 1))
+		if [ $SECONDS -ge $next ]; then
+			step "$name" "$at" "$program $count/$#"
+			next=$((SECONDS + 10))
+		fi
+		kind=pass
+		output=$(qtest_program "$qemu/build" "$program" --tap -k -p "$path" 2>&1) || kind=fail
+		if [ $kind = pass ] && grep -q '^ok .*# SKIP' <<<"$output"; then
+			kind=skip
+		fi
+		printf '%s %s\n%s\n' "$kind" "$path" "$output" >>"$qemu/$program.log"
+		printf '%s\t%s %s\n' "$kind" "$program" "$path"
+	done
 }
 
 # qtest_note FILE KIND NAME: is that in FILE?
@@ -71,7 +83,7 @@ qtest_compare()
 	patched=$(qemu_patched)
 	mapfile -t own < <(qtest_own "$patched")
 	base=$(qemu_unpatched)
-	expected=$base/qtests.tsv
+	expected=$base/qtests-$(digest_files "${BASH_SOURCE[0]}").tsv
 	[ -s "$expected" ] || qtest_run qemu-base "$base" "$expected" "${QTESTS[@]}"
 
 	file=$VSVA_OUT/qtests.tsv
