@@ -9,7 +9,7 @@ import unittest
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from .loader import load
+from .loader import LIBVIRT, load
 
 sys.dont_write_bytecode = True
 vsva_domain = load("vsva-domain")
@@ -124,6 +124,11 @@ class AddAndRemove(unittest.TestCase):
         xml = add(with_commandline(PLAIN))
         self.assertEqual(arguments(xml)[:2], ["-msg", "timestamp=on"])
         self.assertIn('<qemu:env name="NAME" value="value"/>', xml)
+
+    def test_example_is_what_add_makes(self):
+        example = (LIBVIRT / "example.xml").read_text(encoding="utf-8")
+        self.assertNotIn("vsva", remove(example).split("-->")[-1])
+        self.assertEqual(add(remove(example), "vsva-testdev,id=acc0,addr=0x10"), example)
 
     def test_add_with_another_prefix_for_qemu_uses_it(self):
         xml = with_commandline(PLAIN).replace("qemu:", "q:").replace("xmlns:qemu", "xmlns:q")

@@ -90,6 +90,14 @@ class Migration(LibvirtTest):
         self.assertFalse(destination.host.active(destination.service))
         self.assert_goes_on(source, text)
 
+    def test_migrate_timeout_suspend_during_drain_fails_and_source_runs_on(self):
+        source, destination, migration, since = self.start("--timeout", "1", "--timeout-suspend")
+        text = migration.finish()
+        self.assertIn("page fault(s) of the guest outstanding", text)
+        self.assertNotIn("VSVA_DRAIN_COMPLETED", source.event_names(since))
+        self.assertFalse(destination.host.active(destination.service))
+        self.assert_goes_on(source, text)
+
     def test_destination_without_backend_is_refused_and_source_goes_on(self):
         source, _, migration, since = self.start(deployed=False)
         text = migration.finish()

@@ -3,6 +3,8 @@
 
 from libvirt_vsva import LibvirtTest
 
+SAVED = "/var/lib/libvirt/qemu/save/guest.saved"
+
 
 class State(LibvirtTest):
     """
@@ -16,10 +18,10 @@ class State(LibvirtTest):
     def test_save_idle_restore_goes_on_with_a_new_backend(self):
         domain = self.new_running()
         self.work(domain, 100, 100)
-        domain.virsh("save", "/var/lib/libvirt/qemu/save/guest.saved")
+        domain.virsh("save", SAVED)
         self.assertEqual(domain.state(), "shut off")
         self.assertFalse(domain.host.active(domain.service))
-        domain.host.virsh("restore", "/var/lib/libvirt/qemu/save/guest.saved")
+        domain.host.virsh("restore", SAVED)
         domain.connect()
         self.assertTrue(domain.host.active(domain.service))
         self.work(domain, 50, 150)
@@ -45,11 +47,19 @@ class State(LibvirtTest):
         domain.guest.wait("completed=508")
         self.assert_all_done(domain, 508)
 
+    def test_save_with_faults_nobody_answers_is_refused_and_domain_runs_on(self):
+        domain = self.new_running(options=("--drain-timeout", "1000"))
+        self.hold_faults(domain, 2)
+        self.assert_command_fails("2 page fault", domain.virsh, "save", SAVED)
+        self.assertEqual(domain.state(), "running")
+        domain.guest.cmd("hold off")
+        self.assert_all_done(domain, 2)
+
     def test_save_paused_with_faults_outstanding_is_refused_with_the_reason(self):
         domain = self.new_running()
         self.hold_faults(domain, 2)
         domain.virsh("suspend")
-        self.assert_command_fails("2 page fault", domain.virsh, "save", "/var/lib/libvirt/qemu/save/guest.saved")
+        self.assert_command_fails("2 page fault", domain.virsh, "save", SAVED)
         self.assertEqual(domain.state(), "paused")
         domain.virsh("resume")
         domain.guest.cmd("hold off")

@@ -119,7 +119,7 @@ class Host:
 
     def command(self, *words):
         """What runs a command in the host."""
-        return ["nsenter", "--target", str(self._init), "--all", "--wd=/", "--", *map(str, words)]
+        return ["nsenter", "--target", str(self._init), "--all", "--wdns=/", "--", *map(str, words)]
 
     def run(self, *words, check=True, text=None, timeout=COMMAND_TIMEOUT):
         done = subprocess.run(self.command(*words), env=ENVIRONMENT, capture_output=True, text=True, input=text or "",
