@@ -28,7 +28,7 @@ qtest_run()
 	for program in "$@"; do
 		at=$((at + 1))
 		: >"$qemu/$program.log"
-		mapfile -t paths < <(qtest_program "$qemu/build" "$program" -l 2>/dev/null)
+		mapfile -t paths < <(qtest_program "$qemu/build" "$program" -l 2>/dev/null | grep '^/')
 		qtest_paths "$name" "$at/$#" "$qemu" "$program" "${paths[@]}" >>"$file.new"
 	done
 	mv "$file.new" "$file"
@@ -60,10 +60,14 @@ qtest_paths()
 			step "$name" "$at" "$program $count/$#"
 			next=$((SECONDS + 10))
 		fi
-		kind=pass
-		output=$(qtest_program "$qemu/build" "$program" --tap -k -p "$path" 2>&1) || kind=fail
-		if [ $kind = pass ] && grep -q '^ok .*# SKIP' <<<"$output"; then
+		if ! output=$(qtest_program "$qemu/build" "$program" --tap -k -p "$path" 2>&1); then
+			kind=fail
+		elif grep -q '^ok .*# SKIP' <<<"$output"; then
 			kind=skip
+		elif grep -q '^ok ' <<<"$output"; then
+			kind=pass
+		else
+			kind=fail
 		fi
 		printf '%s %s\n%s\n' "$kind" "$path" "$output" >>"$qemu/$program.log"
 		printf '%s\t%s %s\n' "$kind" "$program" "$path"
