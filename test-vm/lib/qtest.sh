@@ -28,7 +28,8 @@ qtest_run()
 	for program in "$@"; do
 		at=$((at + 1))
 		: >"$qemu/$program.log"
-		mapfile -t paths < <(qtest_program "$qemu/build" "$program" -l 2>/dev/null | grep '^/')
+		mapfile -t paths < <(qtest_program "$qemu/build" "$program" -l 2>/dev/null |
+			sed -nE 's,^ *(/.*),\1,p')
 		qtest_paths "$name" "$at/$#" "$qemu" "$program" "${paths[@]}" >>"$file.new"
 	done
 	mv "$file.new" "$file"
@@ -62,9 +63,9 @@ qtest_paths()
 		fi
 		if ! output=$(qtest_program "$qemu/build" "$program" --tap -k -p "$path" 2>&1); then
 			kind=fail
-		elif grep -q '^ok .*# SKIP' <<<"$output"; then
+		elif grep -q '^ *ok .*# SKIP' <<<"$output"; then
 			kind=skip
-		elif grep -q '^ok ' <<<"$output"; then
+		elif grep -q '^ *ok ' <<<"$output"; then
 			kind=pass
 		else
 			kind=fail
