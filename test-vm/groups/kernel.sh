@@ -84,47 +84,6 @@ rig_protocol_tests()
 
 run()
 {
-	local name=$1 out=$VSVA_OUT/kernel/$1 status=0 word check note
-
-	shift
-	rm -rf "$out"
-	mkdir -p "$out"
-	step kernel "$name" "booting"
-	python3 "$RIG/run.d" --out "$out" "$@" >"$out/report" 2>&1 </dev/null || status=$?
-	cat "$out/report" >&2
-	while IFS=$'\t' read -r word check note; do
-		result "$word" "$name $check" "$note"
-	done <"$out/results.tsv"
-	[ $status -eq 0 ] || keep_log "$name" "$out"
-}
-
-# The crate's tests for arm64, under QEMU's user emulation.
-rig_user_tests()
-{
-	local log=$VSVA_OUT/kernel/arm64-tests.log status=0 line
-
-	# Debian 13 has it under the other name, static as well.
-	cp "$(command -v qemu-aarch64-static || command -v qemu-aarch64)" \
-		"$RIG_TOOLCHAIN/root/build/qemu-aarch64"
-	: >"$log"
-	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
-		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast --lib || status=$?
-	while IFS= read -r line; do
-		[[ $line =~ \ test\ ([^ ]+)\ \.\.\.\ (ok|FAILED|ignored) ]] || continue
-		case ${BASH_REMATCH[2]} in
-		ok) result pass "arm64 ${BASH_REMATCH[1]}" ;;
-		FAILED) result fail "arm64 ${BASH_REMATCH[1]}" ;;
-		ignored) result skip "arm64 ${BASH_REMATCH[1]}" ignored ;;
-		esac
-	done <"$log"
-	if [ $status -ne 0 ]; then
-		result fail "arm64 cargo test" "it ended with status $status"
-		keep_log arm64-tests.log "$log"
-	fi
-}
-
-run()
-{
 	local nested=(--machine nested --qemu "$RIG_QEMU" --kernel "$RIG_KERNEL_ARM64"
 		--rig "$RIG_ARM64/vsva-kernel-rig" --backend "$RIG_ARM64/vhost-user-vsva")
 
