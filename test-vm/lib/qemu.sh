@@ -30,6 +30,8 @@ qemu_path()
 		echo "$source" "$venv"
 		digest_files "$VSVA_TEST_VM/make/qemu" "$@"
 		dpkg-query -W gcc libc6-dev libfdt-dev libglib2.0-dev libpixman-1-dev
+		# What configure takes from the environment.
+		printf '%s\n' "${CC:-}" "${CFLAGS:-}" "${CPPFLAGS:-}" "${LDFLAGS:-}"
 	} | digest)
 	cache_make "$name" "$key" qemu "$name" "$source" "$venv" "$@"
 }
