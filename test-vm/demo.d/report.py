@@ -2,7 +2,7 @@
 """
 report.json, everything that the demo has seen. Its members:
 
-    version     1
+    version     2
     outcome     "as expected" or "not as expected"; the demo's exit status is 0 only for the first
     downtime    drained_ms (run B), plain_ms (the VM without the device, median of three), ratio: from the source's STOP
                 event to the destination's RESUME event
@@ -21,10 +21,14 @@ report.json, everything that the demo has seen. Its members:
         timeline        {time, actor, event, ids} of all QMP events (actor "QEMU source", "QEMU destination", for the
                         plain run "QEMU destination 1" and so on), of the backends' event logs ("backend source",
                         "backend destination") and of what the guest was told to do or answered ("guest"), in order
-                        of time
+                        of time. Events of a kind that happened more than 32 times are merged between two others:
+                        such an entry has also count (how many), until (time of the last) and last_ids (ids of the
+                        last), while time and ids are those of the first
 """
 
 import json
+
+from condense import condense
 
 TIMELINE_ACTORS = ("QEMU", "backend", "guest")
 
@@ -48,9 +52,10 @@ def _run(run):
         "qemu_downtime_ms": run.qemu_downtime_ms,
         "steps": [{"step": step.number, "time": round(step.time - run.start, 6), "actor": step.actor,
                    "towards": step.towards, "event": step.event, "ids": step.ids} for step in run.steps],
-        "timeline": [{"time": round(record.time - run.start, 6), "actor": record.actor, "event": record.event,
-                      "ids": record.ids} for record in sorted(run.records, key=lambda record: record.time)
-                     if record.actor.split()[0] in TIMELINE_ACTORS],
+        "timeline": condense(
+            [{"time": round(record.time - run.start, 6), "actor": record.actor, "event": record.event,
+              "ids": record.ids} for record in sorted(run.records, key=lambda record: record.time)
+             if record.actor.split()[0] in TIMELINE_ACTORS]),
     }
 
 
@@ -63,7 +68,7 @@ def write_report(path, runs):
     downtime = {run.name: run.downtime for run in runs}
     drained, plain = downtime.get("B"), downtime.get("plain")
     report = {
-        "version": 1,
+        "version": 2,
         "outcome": "as expected" if all(map(as_expected, runs)) else "not as expected",
         "downtime": {
             "drained_ms": _milliseconds(drained),

@@ -3,6 +3,8 @@
 
 from dataclasses import dataclass
 
+from condense import select, total
+
 
 @dataclass(frozen=True)
 class Row:
@@ -37,23 +39,19 @@ SHORT = {
 }
 
 
-def _entries(run, actor, event):
-    return [entry for entry in run["timeline"] if entry["actor"] == actor and entry["event"] == event]
-
-
 def sequence_rows(run):
     rows = [Row(step["time"], step["actor"], step["towards"], SHORT[step["step"]], "fault", step["step"])
             for step in run["steps"]]
     for actor, event, source, towards, kind, words in MOMENTS:
-        entries = _entries(run, actor, event)
+        entries = select(run["timeline"], actor, event)
         if entries:
             rows.append(Row(entries[0]["time"], source, towards, words, kind))
-    queued = _entries(run, "backend source", "submission_queued")
+    queued = select(run["timeline"], "backend source", "submission_queued")
     if queued:
-        text = f"{len(queued)} submissions trapped and queued"
+        text = f"{total(queued)} submissions trapped and queued"
         rows.append(Row(queued[0]["time"], "guest", "backend", text, "queue"))
-    replayed = _entries(run, "backend destination", "replay")
+    replayed = select(run["timeline"], "backend destination", "replay")
     if replayed:
         rows.append(Row(replayed[0]["time"], "backend destination", "QEMU destination",
-                        f"{len(replayed)} replayed in order", "replay"))
+                        f"{total(replayed)} replayed in order", "replay"))
     return sorted(rows, key=lambda row: row.time)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """timeline.svg: runs A and B to scale, then run B as a sequence of who told whom what. Drawn from the report alone."""
 
+from condense import select
 from sequence import sequence_rows
 from svg import Svg
 
@@ -21,7 +22,7 @@ def _run(report, name):
 
 
 def _times(run, actor, event):
-    return [entry["time"] for entry in run["timeline"] if entry["actor"] == actor and entry["event"] == event]
+    return [entry["time"] for entry in select(run["timeline"], actor, event)]
 
 
 def _first(times, default=None):
@@ -29,7 +30,7 @@ def _first(times, default=None):
 
 
 def _spans(run):
-    """(row, text, colour, begin, end) of what lasted, and the ticks of the single submissions."""
+    """(row, text, colour, begin, end) of what lasted."""
     steps = {step["step"]: step["time"] for step in run["steps"]}
     drain = _first(_times(run, "QEMU source", "VSVA_DRAIN_STARTED"))
     drained = _first(_times(run, "QEMU source", "VSVA_DRAIN_COMPLETED"))
@@ -49,7 +50,7 @@ def _spans(run):
 
 
 def _strip(svg, run, top, begin, end):
-    """One run on a linear axis: four rows of bars, and a row of ticks for each queued and each replayed submission."""
+    """One run on a linear axis: four rows of bars, and a row for when submissions were queued and replayed."""
     scale = (WIDTH - LEFT - RIGHT) / (end - begin)
 
     def at(time):
@@ -69,9 +70,10 @@ def _strip(svg, run, top, begin, end):
         else:
             svg.text(x - 6, y + 14, label, size=12, fill=colour, anchor="end")
     for actor, event, colour in SUBMISSIONS:
-        for time in _times(run, actor, event):
-            if begin <= time <= end:
-                svg.line(at(time), top + 112, at(time), top + 124, colour, width=1)
+        for entry in select(run["timeline"], actor, event):
+            first, last = max(entry["time"], begin), min(entry.get("until", entry["time"]), end)
+            if first <= last:
+                svg.box(at(first), top + 112, max(1.0, at(last) - at(first)), 12, colour)
     svg.text(LEFT - 8, top + 122, "submissions", size=11, anchor="end")
     svg.line(LEFT, top + 128, WIDTH - RIGHT, top + 128, "#888888")
     for tick in _ticks(end - begin):

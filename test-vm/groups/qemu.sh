@@ -12,6 +12,8 @@ needs()
 
 run()
 {
+	run_test "demo: report" "$VSVA_VENV/bin/python" -B -m unittest discover \
+		-s "$VSVA_TEST_VM/demo.d"
 	avocado_run "$VSVA_ROOT/tests/avocado"
 	qtest_compare
 }
