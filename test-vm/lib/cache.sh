@@ -13,6 +13,24 @@ cache_complete()
 	[ -e "$1/.complete" ]
 }
 
+# cache_lock NAME LOG LOCK: locks file descriptor 9. Who waits says for whom, and how
+# far that one is.
+cache_lock()
+{
+	local name=$1 log=$2 lock=$3 holder
+
+	until flock -n 9; do
+		holder=$(<"$lock")
+		if [ "${holder%%:*}" = $$ ]; then
+			step "$name" waiting "for what was begun in the background: $(last_line "$log")"
+		else
+			step "$name" waiting "for process ${holder:-?}, which makes it: $(last_line "$log")"
+		fi
+		flock -w 30 9 && break
+	done
+	printf '%s: %s\n' $$ "$0" >"$lock"
+}
+
 # cache_make NAME KEY PROGRAM ARGUMENT...: makes the folder NAME-KEY by running
 # make/PROGRAM FOLDER LOG ARGUMENT..., unless it is there, and prints its path. A
 # folder counts only when the program has succeeded; two that want the same one
@@ -26,7 +44,7 @@ cache_make()
 	shift 3
 	if ! cache_complete "$folder"; then
 		(
-			flock 9
+			cache_lock "$name" "$log" "$folder.lock"
 			if ! cache_complete "$folder"; then
 				rm -rf "$folder"
 				mkdir "$folder"
@@ -35,7 +53,7 @@ cache_make()
 					die "$name could not be made; the whole log: $log"
 				: >"$folder/.complete"
 			fi
-		) 9>"$folder.lock" || exit 1
+		) 9>>"$folder.lock" || exit 1
 	fi
 	touch "$folder/.used"
 	printf '%s\n' "$folder"
@@ -56,7 +74,7 @@ cache_prune()
 				flock -n 9 || exit 0
 				say "removing $folder"
 				rm -rf "$folder" "$folder.log" "$folder.lock"
-			) 9>"$folder.lock"
+			) 9>>"$folder.lock"
 		fi
 	done
 }

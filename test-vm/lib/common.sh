@@ -40,6 +40,11 @@ show_log()
 	say "---"
 }
 
+last_line()
+{
+	tail -n 1 "$1" 2>/dev/null | cut -c1-60
+}
+
 # logged LOG COMMAND... runs it silently, and shows the log's end if it fails.
 logged()
 {
@@ -55,22 +60,38 @@ logged()
 # far the command is: [DONE/ALL] in front of a line, else the line itself.
 watched()
 {
-	local name=$1 at=$2 log=$3 text=$4 next=$((SECONDS + 10)) line status=0
+	local name=$1 at=$2 log=$3 text=$4 status=0
 
 	shift 4
 	step "$name" "$at" "$text"
-	"$@" 2>&1 </dev/null | while IFS= read -r line; do
-		printf '%s\n' "$line" >>"$log"
-		if [ $SECONDS -ge $next ]; then
-			if [[ $line =~ ^\[([0-9]+/~?[0-9]+)\] ]]; then
-				line=${BASH_REMATCH[1]}
-			fi
-			step "$name" "$at" "$text ${line:0:60}"
-			next=$((SECONDS + 10))
-		fi
-	done || status=$?
+	"$@" 2>&1 </dev/null | tell "$name" "$at" "$log" "$text" || status=$?
 	[ $status -eq 0 ] || show_log "$log"
 	return $status
+}
+
+# tell NAME N/OF LOG TEXT: the part of watched that reads; it also speaks when nothing
+# has come for ten seconds, as then a command may be waiting for something.
+tell()
+{
+	local name=$1 at=$2 log=$3 text=$4 next=$((SECONDS + 10)) part line='' last='' status
+
+	while true; do
+		status=0
+		IFS= read -r -t 10 part || status=$?
+		line+=$part
+		if [ $status -eq 0 ] || { [ $status -le 128 ] && [ -n "$line" ]; }; then
+			printf '%s\n' "$line" >>"$log"
+			last=$line line=''
+		fi
+		[ $status -eq 0 ] || [ $status -gt 128 ] || break
+		if [ $SECONDS -ge $next ]; then
+			if [[ $last =~ ^\[([0-9]+/~?[0-9]+)\] ]]; then
+				last=${BASH_REMATCH[1]}
+			fi
+			step "$name" "$at" "$text ${last:0:60}"
+			next=$((SECONDS + 10))
+		fi
+	done
 }
 
 # numbered ABOUT COMMAND...: puts [N/~ABOUT] in front of each line of output

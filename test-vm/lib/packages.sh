@@ -54,10 +54,27 @@ packages_install()
 	[ ${#missing[@]} -gt 0 ] || return 0
 	packages_need_debian
 	: >"$log"
-	step packages 1/2 "apt-get update"
-	logged "$log" as_root apt-get -q update || die "apt-get update failed"
-	step packages 2/2 "apt-get install ${missing[*]}"
-	logged "$log" as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-		--no-install-recommends -o Dpkg::Use-Pty=0 install "${missing[@]}" ||
-		die "apt-get install failed"
+	packages_update "$log"
+	# Another apt, at boot for example, may be at work.
+	watched packages 2/2 "$log" "apt-get install ${missing[*]}" \
+		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+		--no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 \
+		install "${missing[@]}" || die "apt-get install failed"
+}
+
+# apt-get update does not wait by itself for another one.
+packages_update()
+{
+	local log=$1 try
+
+	for ((try = 1; ; try++)); do
+		step packages 1/2 "apt-get update"
+		as_root apt-get -q update >"$log" 2>&1 </dev/null && return
+		if [ $try -ge 60 ] || ! grep -q '^E: Could not get lock' "$log"; then
+			show_log "$log"
+			die "apt-get update failed"
+		fi
+		step packages 1/2 "waiting: $(sed -n '/^E: Could not get lock/{s/^E: //p;q}' "$log")"
+		sleep 10
+	done
 }
