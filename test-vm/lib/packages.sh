@@ -11,6 +11,10 @@ PACKAGES_QTEST=(ipxe-qemu)
 PACKAGES_CHECKPATCH=(git perl)
 PACKAGES_RUST=(ca-certificates gcc libc6-dev)
 PACKAGES_CARGO=(cargo rust-clippy rustc rustfmt)
+# Debian 12 has two versions, the new one under another name.
+if grep -qs '^VERSION_CODENAME=bookworm' /etc/os-release; then
+	PACKAGES_CARGO=(cargo-web rust-web-clippy rustc-web rustfmt-web)
+fi
 
 as_root()
 {
@@ -58,7 +62,7 @@ packages_install()
 	# Another apt, at boot for example, may be at work.
 	watched packages 2/2 "$log" "apt-get install ${missing[*]}" \
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
-		--no-install-recommends -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 \
+		--no-install-recommends --no-remove -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 \
 		install "${missing[@]}" || die "apt-get install failed"
 }
 

@@ -23,14 +23,11 @@ rust_need()
 		PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 	fi
 	if ! command -v cargo >/dev/null; then
-		if grep -q bookworm /etc/os-release; then
-			die "Rust $minimum or newer is missing, and Debian 12 has an older one: install a toolchain with rustup"
-		fi
 		packages_install "${PACKAGES_CARGO[@]}"
 	fi
 	version=$(rust_version || true)
 	if [ "$(printf '%s\n' "$minimum" "${version:-0}" | sort -V | head -n 1)" != "$minimum" ]; then
-		die "Rust $minimum or newer is needed, and cargo here is ${version:-not working}"
+		die "Rust $minimum or newer is needed, and $(command -v cargo) is ${version:-not working}; without it Debian's ${PACKAGES_CARGO[0]} is installed"
 	fi
 }
 
