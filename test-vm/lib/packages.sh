@@ -60,7 +60,8 @@ packages_install()
 	: >"$log"
 	packages_update "$log"
 	# Another apt, at boot for example, may be at work.
-	watched packages 2/2 "$log" "apt-get install ${missing[*]}" \
+	step packages 2/2 "apt-get install ${missing[*]}"
+	watched packages 2/2 "$log" "installing ${#missing[@]} packages and theirs" \
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
 		--no-install-recommends --no-remove -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 \
 		install "${missing[@]}" || die "apt-get install failed"
