@@ -12,6 +12,8 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
+
 /// A running back-end. Dropping it ends it.
 pub struct Backend {
     child: Child,
@@ -48,6 +50,27 @@ impl Backend {
     /// A connection to its socket.
     pub fn connect(&self) -> UnixStream {
         UnixStream::connect(&self.socket).expect("connection")
+    }
+
+    /// Stops it until [`Self::resume`].
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+        let status = waitpid(Some(self.pid()), WaitOptions::UNTRACED).expect("wait");
+        assert!(status.is_some_and(|(_, status)| status.stopped()));
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("kill");
+    }
+
+    fn pid(&self) -> Pid {
+        let pid = i32::try_from(self.child.id()).expect("process id");
+        Pid::from_raw(pid).expect("not 0")
     }
 
     /// Kills it.

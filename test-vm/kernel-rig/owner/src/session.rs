@@ -57,6 +57,11 @@ impl Session {
         }
     }
 
+    /// The back-end that this process has started.
+    pub fn backend(&self) -> &Backend {
+        self.backend.as_ref().expect("started here")
+    }
+
     /// Attaches the device as the first on the fault queue.
     pub fn attach(&mut self, hardware: &dyn Hardware, device: usize) {
         self.attach_with(hardware, device, Companions::default());

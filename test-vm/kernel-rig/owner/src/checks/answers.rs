@@ -7,11 +7,13 @@ use vhost_user_vsva::wire::{
     SmmuCommand,
 };
 
-use super::{nested, Platform};
+use super::{
+    common::{page, raise, raise_on, resume, served, served_nested},
+    Platform,
+};
 use crate::{
-    hardware::{vsid, Access, AccessId, Hardware, VA},
-    session::Session,
-    smmu::PAGE,
+    hardware::{vsid, Access, AccessId, Hardware, Nested},
+    session::{access, Session},
     tally,
     testdev::Outcome,
     wait::until,
@@ -23,31 +25,18 @@ fn fault_pages(
     session: &mut Session,
     count: u64,
 ) -> (Vec<AccessId>, Vec<EventRecord>) {
-    let ids = (0..count)
-        .map(|page| {
-            hardware
-                .access(0, &Access::read(VA + page * PAGE).ssid(1))
-                .expect("access")
-        })
-        .collect();
+    let ids = (0..count).map(|page| raise(hardware, page)).collect();
     let mut events: Vec<_> = (0..count).map(|_| session.event()).collect();
     events.sort_by_key(|event| event.addr);
     (ids, events)
 }
 
 fn resolve(hardware: &mut dyn Hardware, event: &EventRecord) {
-    let access = Access {
-        write: event.write,
-        ssid: event.ssid,
-        ..Access::read(event.addr)
-    };
-    hardware.resolve(&access).expect("page");
+    hardware.resolve(&access(event)).expect("page");
 }
 
 pub fn test_answers_out_of_order_reach_the_kernel(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     let (ids, events) = fault_pages(&mut *hardware, &mut session, 5);
 
     for index in [2, 4, 0, 3, 1] {
@@ -58,43 +47,53 @@ pub fn test_answers_out_of_order_reach_the_kernel(platform: Platform) {
     session.finish(5);
 }
 
+pub fn test_cookie_reused_at_once_is_a_new_fault(platform: Platform) {
+    let (mut hardware, mut session) = served(platform, 1);
+    let (ids, events) = fault_pages(&mut *hardware, &mut session, 2);
+
+    // Each time one of two faults is answered, the next gets its cookie.
+    let [mut first, mut second] = [(ids[0], events[0]), (ids[1], events[1])];
+    for number in 2..50 {
+        session.handle(&mut *hardware, &first.1);
+        let id = raise(&mut *hardware, number);
+        let event = session.event();
+        assert_eq!(event.addr, page(number));
+        session.expect_done(&mut *hardware, first.0);
+        (first, second) = (second, (id, event));
+    }
+
+    for (id, event) in [first, second] {
+        session.handle(&mut *hardware, &event);
+        session.expect_done(&mut *hardware, id);
+    }
+    session.finish(50);
+}
+
 pub fn test_answer_to_unknown_stag_is_counted(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     let (ids, events) = fault_pages(&mut *hardware, &mut session, 1);
     let event = events[0];
 
-    session.command(SmmuCommand::Resume {
-        sid: event.sid,
-        stag: event.stag ^ 1,
-        code: Invalid,
-    });
-    session.command(SmmuCommand::Resume {
-        sid: event.sid + 1,
-        stag: event.stag,
-        code: Invalid,
-    });
+    let (sid, stag) = (event.sid, event.stag);
+
+    for (sid, stag) in [(sid, stag ^ 1), (sid + 1, stag)] {
+        session.command(SmmuCommand::Resume {
+            sid,
+            stag,
+            code: Invalid,
+        });
+    }
     session.handle(&mut *hardware, &event);
     session.expect_done(&mut *hardware, ids[0]);
-    session.command(SmmuCommand::Resume {
-        sid: event.sid,
-        stag: event.stag,
-        code: Invalid,
-    });
+    session.command(resume(&event, Invalid));
 
     assert_eq!(session.config().unknown_answers.get(), 3);
     session.finish(1);
 }
 
 pub fn test_stall_term_answers_every_fault_of_the_stream(platform: Platform) {
-    let mut hardware = platform.hardware(2);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
-    session.attach_to_same_queue(&*hardware, 1);
-    let other = hardware
-        .access(1, &Access::read(VA + 100 * PAGE).ssid(1))
-        .expect("access");
+    let (mut hardware, mut session) = served(platform, 2);
+    let other = raise_on(&mut *hardware, 1, 100);
     let other_event = session.event();
     let (ids, _) = fault_pages(&mut *hardware, &mut session, 4);
 
@@ -110,9 +109,7 @@ pub fn test_stall_term_answers_every_fault_of_the_stream(platform: Platform) {
 }
 
 pub fn test_mixed_answers_out_of_order_end_each_access_as_told() {
-    let mut hardware = nested(1);
-    let mut session = Session::start();
-    session.attach(&hardware, 0);
+    let (mut hardware, mut session) = served_nested(1);
     let (ids, events) = fault_pages(&mut hardware, &mut session, 5);
     let codes = [Success, Invalid, Success, Invalid, Success];
 
@@ -128,29 +125,40 @@ pub fn test_mixed_answers_out_of_order_end_each_access_as_told() {
     session.finish(5);
 }
 
-pub fn test_every_other_response_aborts_the_access() {
-    let mut hardware = nested(1);
-    let mut session = Session::start();
-    session.attach(&hardware, 0);
-    // Ac and Ab, bits 12 and 13 of the command: only Ac alone is a retry.
-    for (page, response) in [(0, 0b00), (1, 0b10), (2, 0b11)] {
-        let id = hardware
-            .access(0, &Access::read(VA + page * PAGE))
-            .expect("access");
-        let event = session.event();
-        resolve(&mut hardware, &event);
-        let mut command = SmmuCommand::Resume {
-            sid: event.sid,
-            stag: event.stag,
-            code: Success,
-        }
-        .encode();
-        command[1] = response << 4;
+/// Answers a fault with these values of Ac and Ab, bits 12 and 13 of CMD_RESUME. How the access ended.
+fn respond(hardware: &mut Nested, session: &mut Session, number: u64, bits: u8) -> Outcome {
+    let id = hardware
+        .access(0, &Access::read(page(number)))
+        .expect("access");
+    let event = session.event();
+    resolve(hardware, &event);
+    let mut command = resume(&event, Invalid).encode();
+    command[1] = bits << 4;
+    session.raw_command(command);
+    until("the end of the access", || hardware.outcome(id))
+}
 
-        session.raw_command(command);
-        tally::aborted(1);
+pub fn test_resume_without_retry_aborts_the_access() {
+    let (mut hardware, mut session) = served_nested(1);
 
-        session.expect_aborted(&mut hardware, id);
+    for (number, bits) in [(0, 0b00), (1, 0b10)] {
+        let outcome = respond(&mut hardware, &mut session, number, bits);
+        assert_eq!(outcome, Outcome::Aborted);
     }
-    session.finish(3);
+
+    tally::aborted(2);
+    session.finish(2);
+}
+
+pub fn test_resume_with_retry_makes_the_access_whatever_else_it_says() {
+    let (mut hardware, mut session) = served_nested(1);
+
+    for (number, bits) in [(0, 0b01), (1, 0b11)] {
+        let outcome = respond(&mut hardware, &mut session, number, bits);
+        let crc = Nested::expected_crc(page(number));
+        assert_eq!(outcome, Outcome::Done { crc });
+    }
+
+    tally::retried(2);
+    session.finish(2);
 }

@@ -7,19 +7,14 @@ use vhost_user_vsva::{
     wire::{Submission, U32, U64},
 };
 
-use super::Platform;
-use crate::{
-    hardware::{Access, Hardware, VA},
-    session::Session,
-    smmu::PAGE,
-    wait::LIMIT,
+use super::{
+    common::{raise, served},
+    Platform,
 };
-
-fn raise(hardware: &mut dyn Hardware, page: u64) -> crate::hardware::AccessId {
-    hardware
-        .access(0, &Access::read(VA + page * PAGE).ssid(1))
-        .expect("access")
-}
+use crate::{
+    session::Session,
+    wait::{until, LIMIT},
+};
 
 fn submission(ticket: u64) -> Submission {
     Submission {
@@ -37,9 +32,7 @@ fn phase(session: &mut Session) -> u32 {
 }
 
 pub fn test_drain_waits_for_the_last_answer(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     let ids = [raise(&mut *hardware, 0), raise(&mut *hardware, 1)];
     let events = [session.event(), session.event()];
 
@@ -60,9 +53,7 @@ pub fn test_drain_waits_for_the_last_answer(platform: Platform) {
 }
 
 pub fn test_drain_does_not_end_while_held(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     session.attach.hold(0).expect("HOLD");
     let id = raise(&mut *hardware, 0);
 
@@ -86,9 +77,7 @@ pub fn test_drain_with_faults_that_keep_coming_saves_and_loads(platform: Platfor
     const BEFORE: u64 = 16;
     const WHILE: u64 = 64;
     const PENDING: u64 = 20;
-    let mut hardware = platform.hardware(1);
-    let mut source = Session::start();
-    source.attach(&*hardware, 0);
+    let (mut hardware, mut source) = served(platform, 1);
     for page in 0..BEFORE {
         raise(&mut *hardware, page);
     }
@@ -110,7 +99,7 @@ pub fn test_drain_with_faults_that_keep_coming_saves_and_loads(platform: Platfor
         let event = source.event();
         source.handle(&mut *hardware, &event);
     }
-    crate::wait::until("the device being quiet", || {
+    until("the device being quiet", || {
         hardware.is_quiet(0).then_some(())
     });
     assert_eq!(phase(&mut source), Phase::Draining as u32);
@@ -131,9 +120,7 @@ pub fn test_drain_with_faults_that_keep_coming_saves_and_loads(platform: Platfor
     destination.front_end.start().expect("start");
     assert_eq!(phase(&mut destination), Phase::Loaded as u32);
     // Faults are served before the replay and during it.
-    let id = elsewhere
-        .access(0, &Access::read(VA).ssid(1))
-        .expect("access");
+    let id = raise(&mut *elsewhere, 0);
     let event = destination.event();
     destination.front_end.release(0).expect("RELEASE");
     for ticket in 0..PENDING {

@@ -3,10 +3,12 @@
 
 use vhost_user_vsva::wire::ResponseCode::Success;
 
-use super::{nested, Platform};
+use super::{
+    common::{page, raise, raise_on, served, served_nested},
+    Platform,
+};
 use crate::{
     hardware::{vsid, Access, Hardware, Nested, VA},
-    session::Session,
     smmu::PAGE,
     testdev::Outcome,
     wait::until,
@@ -16,9 +18,7 @@ use crate::{
 const BURST: u64 = 300;
 
 fn check_fault(platform: Platform, access: Access) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
 
     let id = hardware.access(0, &access).expect("access");
     let event = session.event();
@@ -71,17 +71,9 @@ pub fn test_fault_permissions_reach_the_guest(platform: Platform) {
 }
 
 pub fn test_burst_of_faults_is_answered_once_each(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
 
-    let ids: Vec<_> = (0..BURST)
-        .map(|page| {
-            hardware
-                .access(0, &Access::read(VA + page * PAGE).ssid(1))
-                .expect("access")
-        })
-        .collect();
+    let ids: Vec<_> = (0..BURST).map(|page| raise(&mut *hardware, page)).collect();
     for _ in 0..BURST {
         let event = session.event();
         session.handle(&mut *hardware, &event);
@@ -94,18 +86,14 @@ pub fn test_burst_of_faults_is_answered_once_each(platform: Platform) {
 }
 
 pub fn test_two_devices_on_one_queue_are_told_apart(platform: Platform) {
-    let mut hardware = platform.hardware(2);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
-    session.attach_to_same_queue(&*hardware, 1);
-    let access = |device: usize| Access::read(VA + device as u64 * PAGE).ssid(1);
+    let (mut hardware, mut session) = served(platform, 2);
 
-    let ids = [1, 0].map(|device| hardware.access(device, &access(device)).expect("access"));
+    let ids = [1, 0].map(|device| raise_on(&mut *hardware, device, device as u64));
     let events = [session.event(), session.event()];
 
     for event in &events {
         let device = if event.sid == vsid(0) { 0 } else { 1 };
-        assert_eq!((event.sid, event.addr), (vsid(device), access(device).addr));
+        assert_eq!((event.sid, event.addr), (vsid(device), page(device as u64)));
     }
     assert_ne!(events[0].sid, events[1].sid);
     for event in &events {
@@ -118,9 +106,7 @@ pub fn test_two_devices_on_one_queue_are_told_apart(platform: Platform) {
 }
 
 pub fn test_read_fault_answered_reads_the_data() {
-    let mut hardware = nested(1);
-    let mut session = Session::start();
-    session.attach(&hardware, 0);
+    let (mut hardware, mut session) = served_nested(1);
 
     let id = hardware
         .access(0, &Access::read(VA).ssid(2))
@@ -139,9 +125,7 @@ pub fn test_read_fault_answered_reads_the_data() {
 }
 
 pub fn test_write_fault_answered_writes_the_data() {
-    let mut hardware = nested(1);
-    let mut session = Session::start();
-    session.attach(&hardware, 0);
+    let (mut hardware, mut session) = served_nested(1);
     // The engine writes the low byte of the request's number: make it one that nobody finds by chance.
     for warm in 0..0x5a {
         hardware
@@ -171,9 +155,7 @@ pub fn test_write_fault_answered_writes_the_data() {
 }
 
 pub fn test_write_to_read_only_page_faults_and_is_retried() {
-    let mut hardware = nested(1);
-    let mut session = Session::start();
-    session.attach(&hardware, 0);
+    let (mut hardware, mut session) = served_nested(1);
     let page = hardware.guest().allocate().expect("page");
     hardware
         .resolve_to(None, VA, page, false)

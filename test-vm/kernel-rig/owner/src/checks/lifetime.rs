@@ -3,24 +3,18 @@
 
 use vhost_user_vsva::frontend::Companions;
 
-use super::Platform;
+use super::{
+    common::{page, raise, serve_next, served},
+    Platform,
+};
 use crate::{
-    hardware::{Access, Hardware, VA},
     session::Session,
-    smmu::PAGE,
     tally,
     wait::{readable, LIMIT},
 };
 
 pub fn test_backend_killed_successor_aborts_what_it_had_read(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut first = Session::start();
-    first.attach(&*hardware, 0);
-    let raise = |hardware: &mut dyn Hardware, page| {
-        hardware
-            .access(0, &Access::read(VA + page * PAGE).ssid(1))
-            .expect("access")
-    };
+    let (mut hardware, mut first) = served(platform, 1);
     let read = [raise(&mut *hardware, 0), raise(&mut *hardware, 1)];
     let _events = [first.event(), first.event()];
     first.attach.hold(0).expect("HOLD");
@@ -41,7 +35,7 @@ pub fn test_backend_killed_successor_aborts_what_it_had_read(platform: Platform)
         second.expect_aborted(&mut *hardware, id);
     }
     let event = second.event();
-    assert_eq!(event.addr, VA + 2 * PAGE);
+    assert_eq!(event.addr, page(2));
     second.handle(&mut *hardware, &event);
     second.expect_done(&mut *hardware, unread);
     second.finish(1);
@@ -49,9 +43,7 @@ pub fn test_backend_killed_successor_aborts_what_it_had_read(platform: Platform)
 
 pub fn test_recover_with_nothing_left_aborts_nothing(platform: Platform) {
     let mut hardware = platform.hardware(1);
-    let unread = hardware
-        .access(0, &Access::read(VA).ssid(1))
-        .expect("access");
+    let unread = raise(&mut *hardware, 0);
     let mut session = Session::start();
 
     let companions = Companions {
@@ -61,8 +53,6 @@ pub fn test_recover_with_nothing_left_aborts_nothing(platform: Platform) {
     let text = session.attach_with(&*hardware, 0, companions);
 
     assert_eq!(text, "");
-    let event = session.event();
-    session.handle(&mut *hardware, &event);
-    session.expect_done(&mut *hardware, unread);
+    serve_next(&mut *hardware, &mut session, unread);
     session.finish(1);
 }

@@ -6,17 +6,19 @@ use std::time::{Duration, Instant};
 use rustix::io::{read, write};
 use vhost_user_vsva::{
     frontend::Event,
-    wire::{EventRecord, PageResponse, PgFault, ResponseCode, SmmuCommand, PGFAULT_SIZE, U32},
+    wire::{EventRecord, PageResponse, PgFault, ResponseCode, PGFAULT_SIZE, U32},
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Platform;
+use super::{
+    common::{raise, resume},
+    Platform,
+};
 use crate::{
-    hardware::{Access, Hardware, VA},
-    session::Session,
-    smmu::PAGE,
+    hardware::{Access, Hardware},
+    session::{access, Session},
     tally,
-    wait::{readable, LIMIT},
+    wait::{readable, until, LIMIT},
 };
 
 const FAULTS: u64 = 100_000;
@@ -73,20 +75,9 @@ impl Server for Session {
                 panic!("{event:?} where a record was expected")
             };
             let event = EventRecord::decode(&record).expect("a stall event");
-            hardware
-                .resolve_shared(&Access {
-                    ssid: event.ssid,
-                    ..Access::read(event.addr)
-                })
-                .expect("page");
-            let answer = SmmuCommand::Resume {
-                sid: event.sid,
-                stag: event.stag,
-                code: ResponseCode::Success,
-            };
-            self.front_end
-                .command(&answer.encode())
-                .expect("portal ring");
+            hardware.resolve_shared(&access(&event)).expect("page");
+            let answer = resume(&event, ResponseCode::Success).encode();
+            self.front_end.command(&answer).expect("portal ring");
             served += 1;
             next = self.front_end.next_event().expect("event ring");
         }
@@ -106,8 +97,7 @@ fn load(
     let (mut raised, mut served) = (0, 0);
     while served < count {
         while raised < count && raised - served < depth {
-            let access = Access::read(VA + (part + raised) * PAGE).ssid(1);
-            hardware.access(0, &access).expect("access");
+            raise(hardware, part + raised);
             raised += 1;
         }
         served += server.serve(hardware);
@@ -126,7 +116,7 @@ fn single(hardware: &mut dyn Hardware, server: &mut impl Server, part: u64) -> f
 }
 
 fn figure(name: &str, value: f64) {
-    println!("vsva-rig: figure {name}={value:.1}");
+    println!("vsva-rig: figure {name}={value:.2}");
 }
 
 pub fn test_100000_faults_under_load_are_answered_once_each(platform: Platform) {
@@ -142,18 +132,19 @@ pub fn test_100000_faults_under_load_are_answered_once_each(platform: Platform) 
     session.front_end.wait_completed().expect("portal ring");
     let done = SINGLE + BARE + SINGLE + FAULTS;
     if hardware.tells_outcomes() {
-        crate::wait::until("the end of every access", || {
+        until("the end of every access", || {
             hardware.is_quiet(0).then_some(())
         });
         assert_eq!(hardware.completed(0), Some(done));
         assert_eq!(hardware.aborts(0), Some(0));
     }
-    figure("bare_faults_per_second", BARE as f64 / bare.as_secs_f64());
-    figure(
-        "backend_faults_per_second",
-        FAULTS as f64 / backend.as_secs_f64(),
-    );
+    let rate = |count: u64, time: Duration| count as f64 / time.as_secs_f64();
+    let (bare, backend) = (rate(BARE, bare), rate(FAULTS, backend));
+    figure("bare_faults_per_second", bare);
+    figure("backend_faults_per_second", backend);
+    figure("rate_of_bare", backend / bare);
     figure("bare_p50_us", bare_single);
     figure("backend_p50_us", backend_single);
+    figure("p50_of_bare", backend_single / bare_single);
     session.finish(SINGLE + FAULTS);
 }

@@ -2,6 +2,7 @@
 //! The checks, each a function of its own that panics when it fails.
 
 mod answers;
+mod common;
 mod drain;
 mod faults;
 mod lifetime;
@@ -107,12 +108,14 @@ checks! {
     answers {
         any: [
             test_answers_out_of_order_reach_the_kernel,
+            test_cookie_reused_at_once_is_a_new_fault,
             test_answer_to_unknown_stag_is_counted,
             test_stall_term_answers_every_fault_of_the_stream,
         ],
         nested: [
             test_mixed_answers_out_of_order_end_each_access_as_told,
-            test_every_other_response_aborts_the_access,
+            test_resume_without_retry_aborts_the_access,
+            test_resume_with_retry_makes_the_access_whatever_else_it_says,
         ],
     }
     page_table {
@@ -154,6 +157,7 @@ checks! {
         nested: [
             test_veventq_records_reach_the_guest_in_order,
             test_veventq_overflow_is_reported_in_its_place,
+            test_veventq_sequence_gap_is_reported_in_its_place,
         ],
     }
     stage_two {

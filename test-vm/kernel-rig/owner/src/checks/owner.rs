@@ -14,12 +14,13 @@ use vhost_user_vsva::{
     wire::LostReason,
 };
 
-use super::Platform;
+use super::{
+    common::{raise, serve_one},
+    Platform,
+};
 use crate::{
     backend::Backend,
-    hardware::{Access, VA},
     session::Session,
-    smmu::PAGE,
     tally,
     wait::{readable, until, LIMIT},
 };
@@ -37,20 +38,18 @@ pub fn run_owner(platform: Platform, socket: &Path, with_pidfd: bool) {
         ..Companions::default()
     };
     session.attach_with(&*hardware, 0, companions);
-    for page in 0..LEFT {
-        let last = page == LEFT - 1;
-        if last && with_pidfd {
-            // The last one is left unread.
-            session.attach.hold(0).expect("HOLD");
-        }
-        hardware
-            .access(0, &Access::read(VA + page * PAGE).ssid(1))
-            .expect("access");
-        if !last || !with_pidfd {
-            session.event();
-        } else {
-            assert!(readable(hardware.fault_fd(), LIMIT));
-        }
+    for number in 1..LEFT {
+        raise(&mut *hardware, number);
+        session.event();
+    }
+    if with_pidfd {
+        // The last one is left unread.
+        session.attach.hold(0).expect("HOLD");
+        raise(&mut *hardware, LEFT);
+        assert!(readable(hardware.fault_fd(), LIMIT));
+    } else {
+        raise(&mut *hardware, LEFT);
+        session.event();
     }
     println!("ready");
     let mut input = Vec::new();
@@ -92,15 +91,14 @@ fn check_noticed(platform: Platform, end: impl FnOnce(&mut Child)) {
     let reason = LostReason::Owner as u32;
     assert_eq!(session.message(), Event::DeviceLost { device: 0, reason });
     assert_eq!(session.config().outstanding.get(), 0);
-    // Another owner takes the place of the first.
+    serve_next_owner(platform, &mut session);
+}
+
+/// Another owner takes the place of the first.
+fn serve_next_owner(platform: Platform, session: &mut Session) {
     let mut hardware = platform.hardware(1);
     session.attach(&*hardware, 0);
-    let id = hardware
-        .access(0, &Access::read(VA).ssid(1))
-        .expect("access");
-    let event = session.event();
-    session.handle(&mut *hardware, &event);
-    session.expect_done(&mut *hardware, id);
+    serve_one(&mut *hardware, session, 0);
 }
 
 pub fn test_owner_killed_with_faults_outstanding_is_noticed(platform: Platform) {
@@ -119,7 +117,8 @@ pub fn test_owner_gone_unnoticed_makes_answers_refused(platform: Platform) {
     tally::aborted(LEFT);
 
     let mut session = Session::with(backend);
-    assert_eq!(session.config().outstanding.get(), 3, "nobody can know");
+    let outstanding = u64::from(session.config().outstanding.get());
+    assert_eq!(outstanding, LEFT, "nobody can know");
     session.attach.detach(0).expect("DETACH");
 
     let config = until("the refusals", || {
@@ -130,12 +129,5 @@ pub fn test_owner_gone_unnoticed_makes_answers_refused(platform: Platform) {
         (config.answers_aborted.get(), config.faults_answered.get()),
         (LEFT, 0)
     );
-    let mut hardware = platform.hardware(1);
-    session.attach(&*hardware, 0);
-    let id = hardware
-        .access(0, &Access::read(VA).ssid(1))
-        .expect("access");
-    let event = session.event();
-    session.handle(&mut *hardware, &event);
-    session.expect_done(&mut *hardware, id);
+    serve_next_owner(platform, &mut session);
 }

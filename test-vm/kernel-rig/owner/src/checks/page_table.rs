@@ -2,23 +2,20 @@
 //! Page tables that are replaced or taken away while faults are outstanding: the kernel aborts them by itself.
 
 use vhost_user_vsva::wire::{
-    EventRecord, ResponseCode::Invalid, ResponseCode::Success, SmmuCommand,
+    EventRecord,
+    ResponseCode::{Invalid, Success},
 };
 
-use super::Platform;
+use super::{
+    common::{raise, raise_on, resume, serve_next, serve_one, served},
+    Platform,
+};
 use crate::{
-    hardware::{Access, AccessId, Attachment, Hardware, VA},
-    session::Session,
-    smmu::PAGE,
+    hardware::{Attachment, Hardware},
+    session::{access, Session},
     tally,
     wait::{readable, until, LIMIT},
 };
-
-fn raise(hardware: &mut dyn Hardware, page: u64) -> AccessId {
-    hardware
-        .access(0, &Access::read(VA + page * PAGE).ssid(1))
-        .expect("access")
-}
 
 fn faults(hardware: &mut dyn Hardware, session: &mut Session, count: u64) -> Vec<EventRecord> {
     for page in 0..count {
@@ -37,29 +34,15 @@ fn wait_aborts(hardware: &dyn Hardware, count: u64) {
     }
 }
 
-/// A fault from beginning to end.
-fn serve_one(hardware: &mut dyn Hardware, session: &mut Session, page: u64) {
-    let id = raise(hardware, page);
-    let event = session.event();
-    session.handle(hardware, &event);
-    session.expect_done(hardware, id);
-}
-
-/// What the guest still answers, as it does not know of the abort.
+/// What the guest answers, which does not know of the abort.
 fn late_answers(session: &mut Session, events: &[EventRecord]) {
     for event in events {
-        session.command(SmmuCommand::Resume {
-            sid: event.sid,
-            stag: event.stag,
-            code: Success,
-        });
+        session.command(resume(event, Success));
     }
 }
 
 pub fn test_detach_with_faults_outstanding_aborts_them(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     let events = faults(&mut *hardware, &mut session, 2);
 
     session.attach.hold(0).expect("HOLD");
@@ -82,9 +65,7 @@ pub fn test_detach_with_faults_outstanding_aborts_them(platform: Platform) {
 }
 
 pub fn test_replace_with_faults_outstanding_aborts_them_and_serves_new_ones(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     for (round, to) in [Attachment::Second, Attachment::First, Attachment::Second]
         .into_iter()
         .enumerate()
@@ -111,9 +92,7 @@ pub fn test_replace_with_faults_outstanding_aborts_them_and_serves_new_ones(plat
 }
 
 pub fn test_replace_without_hold_makes_answers_refused_and_counted(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     let events = faults(&mut *hardware, &mut session, 3);
 
     hardware.attach(0, Attachment::Second).expect("replace");
@@ -133,9 +112,7 @@ pub fn test_replace_without_hold_makes_answers_refused_and_counted(platform: Pla
 }
 
 pub fn test_cookie_of_aborted_fault_comes_again_as_new_fault(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     let old = faults(&mut *hardware, &mut session, 2);
 
     hardware.attach(0, Attachment::Second).expect("replace");
@@ -157,9 +134,7 @@ pub fn test_cookie_of_aborted_fault_comes_again_as_new_fault(platform: Platform)
 }
 
 pub fn test_hold_without_replace_keeps_faults_and_answers(platform: Platform) {
-    let mut hardware = platform.hardware(1);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
+    let (mut hardware, mut session) = served(platform, 1);
     let first = raise(&mut *hardware, 0);
     let event = session.event();
 
@@ -178,24 +153,18 @@ pub fn test_hold_without_replace_keeps_faults_and_answers(platform: Platform) {
     session.attach.unhold(0, false).expect("UNHOLD");
 
     session.expect_done(&mut *hardware, first);
-    let event = session.event();
-    session.handle(&mut *hardware, &event);
-    session.expect_done(&mut *hardware, second);
+    serve_next(&mut *hardware, &mut session, second);
     session.finish(2);
 }
 
 pub fn test_batch_with_aborted_entry_is_written_to_its_end(platform: Platform) {
-    let mut hardware = platform.hardware(2);
-    let mut session = Session::start();
-    session.attach(&*hardware, 0);
-    session.attach_to_same_queue(&*hardware, 1);
+    let (mut hardware, mut session) = served(platform, 2);
     let mut ids = Vec::new();
     let mut events = Vec::new();
-    for (page, device) in [0, 1, 0].into_iter().enumerate() {
-        let access = Access::read(VA + page as u64 * PAGE).ssid(1);
-        ids.push(hardware.access(device, &access).expect("access"));
+    for (number, device) in [(0, 0), (1, 1), (2, 0)] {
+        ids.push(raise_on(&mut *hardware, device, number));
         let event = session.event();
-        hardware.resolve(&access).expect("page");
+        hardware.resolve(&access(&event)).expect("page");
         events.push(event);
     }
 
@@ -203,13 +172,7 @@ pub fn test_batch_with_aborted_entry_is_written_to_its_end(platform: Platform) {
     hardware.attach(1, Attachment::Second).expect("replace");
     tally::aborted(1);
     session.attach.hold(0).expect("HOLD");
-    for event in &events {
-        session.command(SmmuCommand::Resume {
-            sid: event.sid,
-            stag: event.stag,
-            code: Success,
-        });
-    }
+    late_answers(&mut session, &events);
     // All three answers are written by one call.
     session.attach.unhold(0, false).expect("UNHOLD");
     tally::retried(2);

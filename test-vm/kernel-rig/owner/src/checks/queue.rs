@@ -7,10 +7,9 @@ use vhost_user_vsva::wire::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::Platform;
+use super::{common, Platform};
 use crate::{
-    hardware::{Access, Hardware, VA},
-    smmu::PAGE,
+    hardware::Hardware,
     tally,
     wait::{readable, LIMIT},
 };
@@ -48,10 +47,8 @@ fn cookies(faults: &[PgFault]) -> Vec<u32> {
 }
 
 fn raise(hardware: &mut dyn Hardware, pages: std::ops::Range<u64>) {
-    for page in pages {
-        hardware
-            .access(0, &Access::read(VA + page * PAGE))
-            .expect("access");
+    for number in pages {
+        common::raise(hardware, number);
     }
 }
 

@@ -3,33 +3,28 @@
 
 use vhost_user_vsva::{
     frontend::{StageTwoFilter, Verdict},
-    wire::ResponseCode::{Invalid, Success},
+    wire::{
+        EventRecord,
+        ResponseCode::{Invalid, Success},
+    },
 };
 
-use super::nested;
-use crate::{
-    hardware::{Access, Hardware, Nested, VA},
-    session::Session,
-    smmu::PAGE,
-};
+use super::common::{page, raise, served_nested};
+use crate::hardware::Nested;
 
 pub fn test_stage_two_fault_is_recognised_and_not_shown_to_the_guest() {
-    let mut hardware = nested(1);
-    let mut session = Session::start();
-    session.attach(&hardware, 0);
+    let (mut hardware, mut session) = served_nested(1);
     let mut filter = StageTwoFilter::default();
-    let mut judge = |hardware: &mut Nested, event| {
-        let mapped = hardware.guest().translate(1, VA).expect("tables").is_some();
-        filter.judge(event, mapped)
+    let mut judge = |hardware: &mut Nested, event: &EventRecord| {
+        let translation = hardware.guest().translate(1, event.addr);
+        filter.judge(event, translation.expect("tables").is_some())
     };
     // The guest maps a page of memory that it does not have.
     hardware
-        .resolve_to(Some(1), VA, Nested::unmapped_page(), true)
+        .resolve_to(Some(1), page(0), Nested::unmapped_page(), true)
         .expect("tables");
 
-    let id = hardware
-        .access(0, &Access::read(VA).ssid(1))
-        .expect("access");
+    let id = raise(&mut hardware, 0);
     let event = session.event();
     assert_eq!(judge(&mut hardware, &event), Verdict::Retry);
     session.answer(&event, Success);
@@ -39,16 +34,9 @@ pub fn test_stage_two_fault_is_recognised_and_not_shown_to_the_guest() {
 
     session.expect_aborted(&mut hardware, id);
     // A fault of stage 1 is still the guest's.
-    let id = hardware
-        .access(0, &Access::read(VA + PAGE).ssid(1))
-        .expect("access");
+    let id = raise(&mut hardware, 1);
     let event = session.event();
-    let mapped = hardware
-        .guest()
-        .translate(1, event.addr)
-        .expect("tables")
-        .is_some();
-    assert_eq!(filter.judge(&event, mapped), Verdict::Deliver);
+    assert_eq!(judge(&mut hardware, &event), Verdict::Deliver);
     session.handle(&mut hardware, &event);
     session.expect_done(&mut hardware, id);
     session.finish(3);
