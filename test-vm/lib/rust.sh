@@ -12,19 +12,32 @@ rust_version()
 	(cd "$VSVA_ROOT" && cargo --version 2>/dev/null) | awk '{ print $2 }'
 }
 
-# A toolchain that is there is used, else Debian's is installed.
+# A toolchain that is there, if only in its usual folder.
+rust_find()
+{
+	local bin=${CARGO_HOME:-$HOME/.cargo}/bin
+
+	if ! command -v cargo >/dev/null && [ -x "$bin/cargo" ]; then
+		PATH=$bin:$PATH
+	fi
+	command -v cargo >/dev/null
+}
+
+# The packages that the back-end is built with; with Debian's toolchain if there is none.
+rust_packages()
+{
+	printf '%s\n' "${PACKAGES_RUST[@]}"
+	rust_find || printf '%s\n' "${PACKAGES_CARGO[@]}"
+}
+
 rust_need()
 {
-	local minimum version
+	local minimum version packages
 
 	minimum=$(rust_minimum)
-	packages_install "${PACKAGES_RUST[@]}"
-	if ! command -v cargo >/dev/null && [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/cargo" ]; then
-		PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
-	fi
-	if ! command -v cargo >/dev/null; then
-		packages_install "${PACKAGES_CARGO[@]}"
-	fi
+	mapfile -t packages < <(rust_packages)
+	packages_install "${packages[@]}"
+	rust_find || die "there is no cargo, although its package is installed"
 	version=$(rust_version || true)
 	if [ "$(printf '%s\n' "$minimum" "${version:-0}" | sort -V | head -n 1)" != "$minimum" ]; then
 		die "Rust $minimum or newer is needed, and $(command -v cargo) is ${version:-not working}; without it Debian's ${PACKAGES_CARGO[0]} is installed"

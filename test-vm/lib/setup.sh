@@ -5,8 +5,11 @@
 
 setup_packages()
 {
+	local rust
+
+	mapfile -t rust < <(rust_packages)
 	packages_install "${PACKAGES_BUILD[@]}" "${PACKAGES_GUEST[@]}" \
-		"${PACKAGES_PYTHON[@]}" "$@"
+		"${PACKAGES_PYTHON[@]}" "${rust[@]}" "$@"
 }
 
 # Fetches in the background what is needed later.
