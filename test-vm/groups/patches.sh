@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # shellcheck shell=bash
 # The QEMU series, patch by patch: it applies by git am, it is written as QEMU
-# wants it, and, with VSVA_CHECK_EACH_PATCH=1, QEMU builds after each patch.
+# wants it, and, with VSVA_CHECK_EACH_PATCH=1, all of QEMU builds after each patch.
 
 needs()
 {
 	packages_install "${PACKAGES_BUILD[@]}" "${PACKAGES_PYTHON[@]}" \
 		"${PACKAGES_CHECKPATCH[@]}"
+	if [ -n "${VSVA_CHECK_EACH_PATCH:-}" ]; then
+		packages_install ccache
+	fi
 	qemu_source >/dev/null
 }
 
@@ -88,17 +91,27 @@ run()
 	fi
 }
 
+# patch_builds BUILD PATCH LOG: all of QEMU's programs and tests, and no warning
+patch_builds()
+{
+	patch -d "$1/../src" -p1 -F0 -s --no-backup-if-mismatch -i "$2" &&
+		ninja -C "$1" -j "$VSVA_JOBS" | tee "$3" &&
+		! grep -F 'warning:' "$3"
+}
+
+# With ccache, as many patches touch a header that most files include.
 each_patch_builds()
 {
-	local work=$1 venv patch
+	local work=$1 venv patch log=$1/each.log
 
 	shift
 	venv=$(venv_path build)
 	mkdir "$work/each"
-	"$VSVA_TEST_VM/make/qemu" "$work/each" "$work/each.log" each-patch "$(qemu_source)" "$venv"
+	: >"$log"
+	CC='ccache gcc' "$VSVA_TEST_VM/make/qemu" "$work/each" "$log" each-patch \
+		"$(qemu_source)" "$venv"
+	run_test "unpatched builds" ninja -C "$work/each/build" -j "$VSVA_JOBS"
 	for patch in "$@"; do
-		patch -d "$work/each/src" -p1 -F0 -s --no-backup-if-mismatch -i "$patch"
-		run_test "${patch##*/} builds" ninja -C "$work/each/build" -j "$VSVA_JOBS" \
-			qemu-system-aarch64
+		run_test "${patch##*/} builds" patch_builds "$work/each/build" "$patch" "$log"
 	done
 }
