@@ -45,14 +45,12 @@ const _: () = assert!(size_of::<AttachPacket>() == ATTACH_PACKET_SIZE);
 impl AttachPacket {
     /// A packet with sequence number and flags 0.
     pub fn new<P: Payload>(kind: AttachType, device: u32, payload: &P) -> Self {
-        let mut bytes = [0; PAYLOAD_SIZE];
-        bytes[..size_of::<P>()].copy_from_slice(payload.as_bytes());
         Self {
             kind: U32::new(kind as u32),
             device: U32::new(device),
             seq: U32::ZERO,
             flags: U32::ZERO,
-            payload: bytes,
+            payload: payload.to_payload(),
         }
     }
 
@@ -63,11 +61,7 @@ impl AttachPacket {
 
     /// The first bytes of the payload as a `P`.
     pub fn payload<P: Payload>(&self) -> P {
-        let mut value = P::new_zeroed();
-        value
-            .as_mut_bytes()
-            .copy_from_slice(&self.payload[..size_of::<P>()]);
-        value
+        P::from_payload(&self.payload)
     }
 }
 

@@ -5,12 +5,10 @@ use std::fmt;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{U16, U32, U64};
+use super::{Payload, PAYLOAD_SIZE, U16, U32, U64};
 
 /// Size of every ring message.
 pub const MESSAGE_SIZE: usize = 64;
-/// Size of the part of a message that depends on its type.
-pub const PAYLOAD_SIZE: usize = 48;
 /// Device number that stands for none, or for all.
 pub const DEVICE_NONE: u32 = u32::MAX;
 /// [`DrainFailed::flags`], [`super::ConfigSpace::oldest_flags`]: the fault fields are valid.
@@ -39,14 +37,12 @@ const _: () = assert!(size_of::<Message>() == MESSAGE_SIZE);
 impl Message {
     /// A message with sequence number 0, which the sender fills in.
     pub fn new<P: Payload>(kind: MessageType, device: u32, payload: &P) -> Self {
-        let mut bytes = [0; PAYLOAD_SIZE];
-        bytes[..size_of::<P>()].copy_from_slice(payload.as_bytes());
         Self {
             kind: U16::new(kind as u16),
             flags: U16::ZERO,
             device: U32::new(device),
             seq: U64::ZERO,
-            payload: bytes,
+            payload: payload.to_payload(),
         }
     }
 
@@ -57,11 +53,7 @@ impl Message {
 
     /// The first bytes of the payload as a `P`.
     pub fn payload<P: Payload>(&self) -> P {
-        let mut value = P::new_zeroed();
-        value
-            .as_mut_bytes()
-            .copy_from_slice(&self.payload[..size_of::<P>()]);
-        value
+        P::from_payload(&self.payload)
     }
 }
 
@@ -75,14 +67,6 @@ impl fmt::Debug for Message {
             .finish_non_exhaustive()
     }
 }
-
-/// What a message's payload can hold.
-pub trait Payload: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {}
-
-impl Payload for [u8; 0] {}
-impl Payload for [u8; super::SMMU_COMMAND_SIZE] {}
-impl Payload for [u8; super::EVENT_RECORD_SIZE] {}
-impl Payload for U32 {}
 
 /// Type of a [`Message`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,6 +11,7 @@ mod attach;
 mod config;
 mod fault;
 mod message;
+mod payload;
 mod smmu;
 
 pub use attach::{
@@ -25,9 +26,10 @@ pub use fault::{
 };
 pub use message::{
     DrainFailed, DrainFailedReason, DrainRequest, Drained, GenerationPayload, LostReason, Message,
-    MessageType, Payload, Released, Submission, DEVICE_NONE, FAULT_INFO_SSID_VALID,
-    FAULT_INFO_VALID, MESSAGE_SIZE, PAYLOAD_SIZE,
+    MessageType, Released, Submission, DEVICE_NONE, FAULT_INFO_SSID_VALID, FAULT_INFO_VALID,
+    MESSAGE_SIZE,
 };
+pub use payload::{Payload, PAYLOAD_SIZE};
 pub use smmu::{
     EventHeader, EventRecord, SmmuCommand, EVENT_RECORD_SIZE, SMMU_COMMAND_SIZE, SSID_MAX,
 };
