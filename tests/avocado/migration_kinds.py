@@ -73,6 +73,28 @@ class MigrationKinds(VsvaTest):
         destination.guest.cmd("dma 0 10 src=fresh dst=fresh")
         self.assert_all_done(destination, 20)
 
+    def assert_refused(self, source, reason):
+        with self.assertRaisesRegex(ExecuteError, reason):
+            source.qmp.cmd("migrate", uri=f"file:{self.sockets}/state")
+        self.assertEqual(source.qmp.cmd("query-status")["status"], "running")
+        source.guest.cmd("hold off")
+        self.assert_all_done(source, 1)
+
+    def test_background_snapshot_is_refused_and_the_vm_goes_on(self):
+        source = self.new_source()
+        self.hold_faults(source, 1)
+        try:
+            migration.prepare(source, background_snapshot=True)
+        except ExecuteError as error:
+            self.skipTest(f"no background snapshots on this host: {error}")
+        self.assert_refused(source, "'vsva0' cannot be drained for a background snapshot")
+
+    def test_cpr_is_refused_and_the_vm_goes_on(self):
+        source = self.new_source()
+        self.hold_faults(source, 1)
+        source.qmp.cmd("migrate-set-parameters", mode="cpr-reboot")
+        self.assert_refused(source, "'vsva0' cannot be drained for CPR")
+
     def migrate_plain(self, smmu):
         source = self.new_vm("source", test_devices=0, smmu=smmu).boot()
         destination = self.new_vm("destination", test_devices=0, smmu=smmu, incoming=True)
