@@ -8,12 +8,14 @@ needs()
 {
 	setup_packages "${PACKAGES_RIG[@]}"
 	rust_need
+	rig_prefetch
 	RIG_KERNEL_ARM64=$(rig_kernel arm64)/kernel
 	RIG_KERNEL_X86=$(rig_kernel x86_64)/kernel
 	RIG_TOOLCHAIN=$(rig_toolchain)
 	RIG_ARM64=$(rig_programs_arm64 "$RIG_TOOLCHAIN")
 	RIG_NATIVE=$(rig_programs_native)
 	RIG_QEMU=$(qemu_patched)/build/qemu-system-aarch64
+	wait
 }
 
 # rig_run NAME ARGUMENT...: one machine; a result for each of its checks

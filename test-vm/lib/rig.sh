@@ -41,6 +41,16 @@ rig_toolchain()
 	cache_make arm64-toolchain "$(digest_files "$VSVA_TEST_VM/make/arm64-toolchain")" arm64-toolchain
 }
 
+# Fetches in the background what is needed after the kernels.
+rig_prefetch()
+{
+	(
+		rust_fetch &
+		rig_toolchain >/dev/null &
+		wait
+	) &
+}
+
 # Puts the crate and the crates it needs into the toolchain's folder.
 rig_copy_source()
 {
