@@ -132,12 +132,14 @@ class Emulator(unittest.TestCase):
 
     def test_emulator_with_the_series_passes(self):
         facts = {}
-        check_host.check_emulator(self.answering([("chardev", "drain-timeout"), ("stall", "ssidsize")]), facts)
+        check_host.check_emulator(self.answering(check_host.DEVICE_PROPERTIES.values()), facts)
         self.assertEqual(facts["qemu"], "10.2.2")
 
     def test_emulator_without_the_device_or_a_property_fails_naming_it(self):
+        device = check_host.DEVICE_PROPERTIES["vhost-user-vsva"]
         for properties, text in (([None, ("stall", "ssidsize")], "no vhost-user-vsva"),
-                                 ([("chardev", "drain-timeout"), ("ssidsize",)], "no arm-smmuv3 with stall")):
+                                 ([("chardev", "drain-timeout"), ("stall", "ssidsize")], "no vhost-user-vsva with stop-timeout"),
+                                 ([device, ("ssidsize",)], "no arm-smmuv3 with stall")):
             with self.subTest(text), self.assertRaises(check_host.Failed) as failed:
                 check_host.check_emulator(self.answering(properties), {})
             self.assertIn(text, str(failed.exception))

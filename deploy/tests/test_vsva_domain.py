@@ -61,9 +61,9 @@ def with_iommu(xml, iommu='<iommu model="smmuv3"/>'):
     return xml.replace("  </devices>", f"    {iommu}\n  </devices>")
 
 
-def add(xml, *devices, emulator=QEMU, drain_timeout=None):
+def add(xml, *devices, emulator=QEMU, **options):
     domain = vsva_domain.Domain(xml)
-    domain.add(emulator, [vsva_domain.Device(value) for value in devices or ("vsva-testdev,addr=0x10",)], drain_timeout)
+    domain.add(emulator, [vsva_domain.Device(value) for value in devices or ("vsva-testdev,addr=0x10",)], **options)
     return domain.xml()
 
 
@@ -93,7 +93,7 @@ class AddAndRemove(unittest.TestCase):
         self.assertEqual(arguments(xml), [
             "-global", "arm-smmuv3.stall=on", "-global", "arm-smmuv3.ssidsize=8",
             "-chardev", f"socket,id=vsva0-chardev,path=/run/vhost-user-vsva/{UUID}.sock",
-            "-device", "vhost-user-vsva,id=vsva0,chardev=vsva0-chardev,drain-timeout=7000",
+            "-device", "vhost-user-vsva,id=vsva0,chardev=vsva0-chardev,drain-timeout=7000,stop-timeout=2000",
             "-device", "vsva-testdev,addr=0x10,bus=pcie.0,vsva=vsva0"])
         devices = ElementTree.fromstring(xml).find("devices")
         self.assertEqual(devices.findtext("emulator"), QEMU)
@@ -114,6 +114,12 @@ class AddAndRemove(unittest.TestCase):
         self.assertEqual(sum("vsva-testdev" in value for value in arguments(changed)), 2)
         self.assertIn("<emulator>/opt/qemu</emulator>", changed)
         self.assertEqual(remove(changed), PLAIN)
+
+    def test_timeouts_are_changed_by_add_and_taken_away_by_remove(self):
+        xml = add(add(PLAIN), drain_timeout=9000, stop_timeout=0)
+        self.assertIn("vhost-user-vsva,id=vsva0,chardev=vsva0-chardev,drain-timeout=9000,stop-timeout=0", arguments(xml))
+        self.assertEqual(remove(xml), PLAIN)
+        self.assertEqual(remove(add(PLAIN).replace(",stop-timeout=2000", "")), PLAIN)
 
     def test_remove_without_device_changes_nothing(self):
         for name, xml in VARIANTS.items():
@@ -210,6 +216,12 @@ class Program(unittest.TestCase):
         status, output, errors = self.run_program("<network/>", "remove")
         self.assertEqual((status, output), (1, ""))
         self.assertIn("vsva-domain: ", errors)
+
+    def test_timeout_not_understood_is_refused(self):
+        for option, value in (("--stop-timeout", "-1"), ("--stop-timeout", "2s"), ("--stop-timeout", "10001"), ("--drain-timeout", "0"), ("--drain-timeout", "")):
+            with self.subTest(option=option, value=value), self.assertRaises(SystemExit) as ended:
+                self.run_program(PLAIN, "add", "--emulator", QEMU, "--device", "vsva-testdev,addr=0x10", option, value)
+            self.assertEqual(ended.exception.code, 2)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # shellcheck shell=bash
 # Deployment beside libvirt: the programs of deploy/, and domains of a real libvirtd
-# that a real systemd runs, on one or two Debian 13 in namespaces of their own.
+# that a real systemd runs, on one or two Debians in namespaces of their own.
 
 . "$VSVA_TEST_VM/lib/avocado.sh"
 
+# Whose libvirt: trixie, sid, bookworm-backports, or bookworm, whose libvirt is too old.
+LIBVIRT_SUITE=${VSVA_LIBVIRT_SUITE:-trixie}
+# The first one that can drive the patched QEMU.
+LIBVIRT_OLDEST=11.3
+
 libvirt_root()
 {
-	cache_make libvirt-root "$(digest_files "$VSVA_TEST_VM/make/libvirt-root")" libvirt-root
+	cache_make "libvirt-root-$LIBVIRT_SUITE" "$(digest_files "$VSVA_TEST_VM/make/libvirt-root")" \
+		libvirt-root "$LIBVIRT_SUITE"
 }
 
 # Why such a host cannot be booted here; nothing if it can.
@@ -22,11 +28,17 @@ libvirt_hindrance()
 	fi
 }
 
+# The version of libvirt that the Debian in ROOT has.
+libvirt_version()
+{
+	dpkg-query --admindir="$1/var/lib/dpkg" -W -f '${Version}\n' libvirt0
+}
+
 needs()
 {
 	LIBVIRT_HINDRANCE=$(libvirt_hindrance)
 	[ -z "$LIBVIRT_HINDRANCE" ] || return 0
-	setup_machine debootstrap util-linux
+	setup_machine debootstrap iproute2 util-linux
 	VSVA_LIBVIRT_ROOT=$(libvirt_root)/root
 	export VSVA_LIBVIRT_ROOT
 }
@@ -45,6 +57,14 @@ run()
 		result skip "domains of a real libvirtd" "$LIBVIRT_HINDRANCE"
 		return
 	fi
-	export PYTHONPATH=$VSVA_ROOT/tests/avocado
-	avocado_run "$VSVA_ROOT/tests/libvirt"
+	local version tests=tests/libvirt
+
+	version=$(libvirt_version "$VSVA_LIBVIRT_ROOT")
+	say "libvirt $version, as packaged in Debian $LIBVIRT_SUITE"
+	if dpkg --compare-versions "$version" lt "$LIBVIRT_OLDEST"; then
+		say "NO DOMAIN IS STARTED: a libvirt before $LIBVIRT_OLDEST cannot drive this QEMU"
+		tests=tests/libvirt-too-old
+	fi
+	export PYTHONPATH=$VSVA_ROOT/tests/avocado:$VSVA_ROOT/tests/libvirt
+	avocado_run "$VSVA_ROOT/$tests"
 }

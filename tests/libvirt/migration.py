@@ -1,32 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Live migration between two libvirtd, each on a host of its own."""
 
-import threading
-
-from libvirt_vsva import CommandError, LibvirtTest
+from libvirt_vsva import LONG_DEADLINE, OUTSTANDING, Background, LibvirtTest
 
 
-class Migrate(threading.Thread):
-    """virsh migrate in the background: it returns when the migration has ended."""
+def words(source, destination, *options):
+    """What virsh is told for a migration to another host of this machine."""
+    return ("migrate", "--live", "--p2p", *options, source.name, destination.uri, "--migrateuri", "unix:///shared/migration.sock")
 
-    def __init__(self, source, destination, *options):
-        super().__init__(daemon=True)
-        self._source = source
-        self._words = ("migrate", "--live", "--p2p", *options, source.name, destination.uri,
-                       "--migrateuri", "unix:///shared/migration.sock")
-        self._error = None
-        self.start()
 
-    def run(self):
-        try:
-            self._source.host.virsh(*self._words)
-        except CommandError as error:
-            self._error = error
-
-    def finish(self):
-        """The error text, or None."""
-        self.join()
-        return self._error and str(self._error)
+def migrate(source, destination, *options):
+    return Background(source.host.virsh, *words(source, destination, *options))
 
 
 class Migration(LibvirtTest):
@@ -34,21 +18,18 @@ class Migration(LibvirtTest):
     :avocado: tags=arch:aarch64,machine:virt,device:vhost-user-vsva,libvirt,migration
     """
 
-    def start(self, *options, domain_options=("--drain-timeout", "60000"), deployed=True):
+    def start(self, *options, domain_options=LONG_DEADLINE, **host):
         """A migration that drains, with faults outstanding and submissions flowing."""
-        source = self.new_running(domain_options).watch_running()
-        destination = self.new_domain(self.new_host("destination", deployed=deployed))
-        self.hold_faults(source, 8)
-        source.guest.cmd("load 0 start rate=500 total=2000")
+        destination = self.new_domain(self.new_host("destination", **host))
+        source = self.new_loaded(domain_options)
         since = len(source.events)
-        return source, destination, Migrate(source, destination.host, *options), since
+        return source, destination, migrate(source, destination.host, *options), since
 
     def assert_goes_on(self, source, migration_text):
         """The source is as it was, and nothing has been lost."""
         self.assertEqual(source.state(), "running", migration_text)
         source.guest.cmd("hold off")
-        source.guest.wait("completed=2008", 60)
-        self.assert_all_done(source, 2008)
+        self.assert_load_done(source)
 
     def test_migrate_live_with_faults_and_submissions_drains_first_and_loses_nothing(self):
         source, destination, migration, since = self.start()
@@ -76,7 +57,7 @@ class Migration(LibvirtTest):
         self.assertNotIn("STOP", source.event_names(since))
         self.assertFalse(destination.host.active(destination.service))
         self.assert_goes_on(source, "after the abort")
-        self.assertIsNone(Migrate(source, destination.host).finish())
+        self.assertIsNone(migrate(source, destination.host).finish())
         destination.connect()
         self.assert_all_done(destination, 2008)
 
@@ -90,10 +71,35 @@ class Migration(LibvirtTest):
         self.assertFalse(destination.host.active(destination.service))
         self.assert_goes_on(source, text)
 
-    def test_migrate_timeout_suspend_during_drain_fails_and_source_runs_on(self):
-        source, destination, migration, since = self.start("--timeout", "1", "--timeout-suspend")
+    def test_migrate_timeout_suspend_guest_answers_in_time_migrates(self):
+        destination = self.new_domain(self.new_host("destination"))
+        source = self.new_loaded()
+        since = len(source.events)
+        migration = source.follow_virsh("migrate", "--debug", "0", *words(source, destination.host, "--timeout", "1", "--timeout-suspend"))
+        source.wait_event("migration timed out; suspending domain", 60, since)
+        source.wait_stop_waits()
+        self.assert_guest_runs(source)
+        source.guest.cmd("hold off")
+        self.assertEqual(migration.wait(), 0)
+        self.assertEqual(destination.state(), "running")
+        destination.connect()
+        self.assert_load_done(destination)
+
+    def test_migrate_timeout_suspend_guest_does_not_answer_fails_and_source_runs_on(self):
+        source, destination, migration, since = self.start(
+            "--timeout", "1", "--timeout-suspend", domain_options=("--drain-timeout", "4000", "--stop-timeout", "1000"))
         text = migration.finish()
-        self.assertIn("page fault(s) of the guest outstanding", text)
+        self.assertIn(OUTSTANDING, text)
+        self.assertNotIn("STOP", source.event_names(since))
+        self.assertNotIn("VSVA_DRAIN_COMPLETED", source.event_names(since))
+        self.assertFalse(destination.host.active(destination.service))
+        self.assert_goes_on(source, text)
+
+    def test_migrate_timeout_suspend_without_stop_timeout_fails_and_source_runs_on(self):
+        source, destination, migration, since = self.start(
+            "--timeout", "1", "--timeout-suspend", domain_options=("--drain-timeout", "60000", "--stop-timeout", "0"))
+        text = migration.finish()
+        self.assertIn(OUTSTANDING, text)
         self.assertNotIn("VSVA_DRAIN_COMPLETED", source.event_names(since))
         self.assertFalse(destination.host.active(destination.service))
         self.assert_goes_on(source, text)
@@ -102,5 +108,12 @@ class Migration(LibvirtTest):
         source, _, migration, since = self.start(deployed=False)
         text = migration.finish()
         self.assertIn("vhost-user-vsva", text)
+        self.assertNotIn("VSVA_DRAIN_STARTED", source.event_names(since))
+        self.assert_goes_on(source, text)
+
+    def test_destination_without_patched_qemu_is_refused_and_source_goes_on(self):
+        source, _, migration, since = self.start(qemu=False)
+        text = migration.finish()
+        self.assertIn("/usr/local/bin/qemu-system-aarch64", text)
         self.assertNotIn("VSVA_DRAIN_STARTED", source.event_names(since))
         self.assert_goes_on(source, text)

@@ -11,11 +11,12 @@ from avocado_vsva import VsvaTest
 from avocado_vsva.environment import Environment
 
 from .domain import Domain
-from .host import CommandError, Host
+from .host import Background, CommandError, Host
 
-__all__ = ["CommandError", "LibvirtTest"]
+__all__ = ["LONG_DEADLINE", "OUTSTANDING", "Background", "CommandError", "LibvirtTest"]
 
-LONG_DEADLINE = ("--drain-timeout", "60000")
+OUTSTANDING = "page fault(s) of the guest outstanding"
+LONG_DEADLINE = ("--drain-timeout", "60000", "--stop-timeout", "10000")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,22 @@ class LibvirtTest(VsvaTest):
         with self.assertRaises(CommandError) as failed:
             command(*words, **options)
         self.assertIn(message, str(failed.exception))
+
+    def assert_guest_runs(self, domain):
+        """Its program answers, so its vCPUs and QEMU's main loop go on."""
+        domain.guest.cmd("hello")
+
+    def new_loaded(self, options=LONG_DEADLINE):
+        """A running domain whose guest does not answer faults until it is told so, while submissions flow."""
+        domain = self.new_running(options).watch_running()
+        self.hold_faults(domain, 8)
+        domain.guest.cmd("load 0 start rate=500 total=2000")
+        return domain
+
+    def assert_load_done(self, domain):
+        """Nothing has been lost of what new_loaded() has started."""
+        domain.guest.wait("completed=2008", 60)
+        self.assert_all_done(domain, 2008)
 
     def hold_faults(self, domain, count):
         domain.guest.cmd("hold on")

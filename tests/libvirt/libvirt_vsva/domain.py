@@ -10,7 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from avocado_vsva.guest import Guest
 from avocado_vsva.journal import Journal, LineReader
 
-from .host import IMAGES, QEMU
+from .host import IMAGES, QEMU, Background
 
 UUID = "5a0c1f4e-6a52-4d0f-9c7b-3f1c7c2e8a10"
 PLAIN = f"""\
@@ -87,6 +87,9 @@ class Domain:
     def state(self):
         return self.virsh("domstate")
 
+    def running(self):
+        return self.name in self.host.virsh("list", "--name").split()
+
     def start(self):
         self.virsh("start")
         self.connect()
@@ -108,10 +111,15 @@ class Domain:
         self._follow("lifecycle", self._parse_lifecycle, "event", "--event", "lifecycle", "--loop")
         return self
 
+    def follow_virsh(self, name, *words):
+        """A virsh in the background; what it prints are events."""
+        return self._follow(name, lambda line: {"event": line.strip(), "data": None}, *words)
+
     def _follow(self, name, parse, *words):
-        watcher = self.host.start("stdbuf", "-oL", "virsh", "--quiet", *words, stdout=subprocess.PIPE)
+        watcher = self.host.start("stdbuf", "-oL", "virsh", "--quiet", *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._watchers.append(watcher)
         LineReader(watcher.stdout.fileno(), self._folder / f"{self.host.name}-{name}.log", self.events, parse)
+        return watcher
 
     @staticmethod
     def _parse_qemu(line):
@@ -153,6 +161,19 @@ class Domain:
 
     def query(self):
         return self.qmp("query-vsva")[0]
+
+    def backend_digest(self):
+        """Of the program that its back-end runs, which may not be the installed one any more."""
+        pid = self.host.run("systemctl", "show", "--property=MainPID", "--value", self.service).stdout.strip()
+        return self.host.run("sha256sum", f"/proc/{pid}/exe").stdout.split()[0]
+
+    def wait_stop_waits(self):
+        """Until a command "stop" waits for the device: QMP answers nothing else meanwhile."""
+        while True:
+            query = Background(self.query)
+            query.join(1)
+            if query.is_alive():
+                return
 
     def close(self):
         for watcher in self._watchers:

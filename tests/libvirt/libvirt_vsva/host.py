@@ -5,6 +5,7 @@ import os
 import select
 import shutil
 import subprocess
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -19,6 +20,28 @@ QEMU = "/usr/local/bin/qemu-system-aarch64"
 
 class CommandError(Exception):
     """A command has failed; the text is what it said."""
+
+
+class Background(threading.Thread):
+    """A command that takes its time."""
+
+    def __init__(self, command, *words):
+        super().__init__(daemon=True)
+        self._command = command
+        self._words = words
+        self._error = None
+        self.start()
+
+    def run(self):
+        try:
+            self._command(*self._words)
+        except CommandError as error:
+            self._error = error
+
+    def finish(self):
+        """Wait for its end. Its error text, or None."""
+        self.join()
+        return self._error and str(self._error)
 
 
 class Cgroup:
@@ -49,11 +72,13 @@ class Cgroup:
 
 class Host:
     """
-    Booted, with what deploy/install installs, when the constructor returns. deployed=False: without that.
+    Booted, with what deploy/install installs, when the constructor returns. deployed=False: without that. qemu=False: without the
+    patched QEMU.
     """
 
-    def __init__(self, environment, name, folder, scratch, deployed=True):
+    def __init__(self, environment, name, folder, scratch, deployed=True, qemu=True):
         self.name = name
+        self._deploy = environment.deploy
         self._folder = folder
         self.shared = scratch / "shared"
         files = scratch / f"{name}-files"
@@ -67,7 +92,7 @@ class Host:
         with open(folder / f"{name}-boot.log", "wb") as log:
             self._process = subprocess.Popen(
                 ["unshare", *NAMESPACES, "bash", str(Path(__file__).with_name("boot-host")), self._cgroup.path, environment.libvirt_root, files, root,
-                 self.shared, name, environment.qemu], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                 self.shared, name, environment.qemu if qemu else ""], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             self._wait_booted()
         except Exception:
@@ -79,6 +104,7 @@ class Host:
         for path, content in {
                 "etc/machine-id": identity.hex,
                 "etc/hostname": self.name,
+                "etc/hosts": "127.0.0.1 localhost",
                 "etc/libvirt/libvirtd.conf": f'host_uuid = "{identity}"\nunix_sock_group = "libvirt"\n',
         }.items():
             (files / path).parent.mkdir(parents=True, exist_ok=True)
@@ -88,8 +114,15 @@ class Host:
         shutil.copy(environment.kernel, images / "Image")
         shutil.copy(environment.initrd, images / "initramfs")
         if deployed:
-            subprocess.run([environment.deploy / "install", environment.backend], check=True,
-                           env={**os.environ, "DESTDIR": str(files)})
+            self._install(environment.backend, files)
+
+    def _install(self, backend, root):
+        subprocess.run([self._deploy / "install", backend], check=True, env={**os.environ, "DESTDIR": str(root)})
+
+    def upgrade(self, backend):
+        """Install another back-end while the host runs."""
+        self._install(backend, self.path("/"))
+        self.run("systemctl", "daemon-reload")
 
     def _wait_booted(self):
         """PID 1 is there once the namespaces are set up, and systemd answers when it has booted."""
@@ -121,11 +154,11 @@ class Host:
         """What runs a command in the host."""
         return ["nsenter", "--target", str(self._init), "--all", "--wdns=/", "--", *map(str, words)]
 
-    def run(self, *words, check=True, text=None, timeout=COMMAND_TIMEOUT):
-        done = subprocess.run(self.command(*words), env=ENVIRONMENT, capture_output=True, text=True, input=text or "",
-                              timeout=timeout, check=False)
+    def run(self, *words, check=True, text=None, stderr=subprocess.PIPE):
+        done = subprocess.run(self.command(*words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=stderr, text=True, input=text or "",
+                              timeout=COMMAND_TIMEOUT, check=False)
         if check and done.returncode != 0:
-            raise CommandError(f"{self.name}: {' '.join(map(str, words))}: {done.stderr.strip() or done.stdout.strip()}")
+            raise CommandError(f"{self.name}: {' '.join(map(str, words))}: {(done.stderr or '').strip() or done.stdout.strip()}")
         return done
 
     def start(self, *words, **options):
@@ -155,6 +188,27 @@ class Host:
         (self._folder / f"{self.name}-journal.log").write_text(journal.stdout, encoding="utf-8")
         for log in self.path("/var/log/libvirt/qemu").glob("*.log"):
             shutil.copy(log, self._folder / f"{self.name}-{log.name}")
+
+    def in_network(self, *words):
+        """Run a command of this machine in the host's network."""
+        subprocess.run(["nsenter", "--target", str(self._init), "--net", "--", *words], check=True)
+
+    def link(self, other):
+        """Connect two hosts by a network cable, under their names, so that root of each may log in on the other."""
+        self.in_network("ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(other._init))
+        addresses = {self: "192.0.2.1", other: "192.0.2.2"}
+        names = "".join(f"{address} {host.name}\n" for host, address in addresses.items())
+        for host, peer in ((self, other), (other, self)):
+            host.in_network("ip", "address", "add", f"{addresses[host]}/24", "dev", "cable")
+            for interface in ("lo", "cable"):
+                host.in_network("ip", "link", "set", interface, "up")
+            host.run("tee", "-a", "/etc/hosts", text=names)
+            host.run("install", "-d", "-m", "700", "/root/.ssh")
+            host.run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
+            peer.run("install", "-D", "-m", "600", "/dev/stdin", "/root/.ssh/authorized_keys",
+                     text=host.run("cat", "/root/.ssh/id_ed25519.pub").stdout)
+            key = peer.run("cat", "/etc/ssh/ssh_host_ed25519_key.pub").stdout
+            host.run("tee", "/root/.ssh/known_hosts", text=f"{peer.name} {key}")
 
     def stop(self):
         """End everything in it at once."""
