@@ -108,7 +108,7 @@ impl Device {
                         // Only just attached, and nobody has read a fault: nothing is lost.
                         let _ = self.step(|core, now| core.detach(desc.device, now));
                     })?;
-                channels.insert(number, channel.clone());
+                Arc::make_mut(&mut channels).insert(number, channel.clone());
                 channel
             }
         };

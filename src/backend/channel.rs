@@ -147,14 +147,13 @@ impl Device {
     }
 
     pub(super) fn close_unused(&self) {
-        let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
-        for channel in channels {
+        for channel in self.channels().values() {
             let unused = channel.faults.at_rest(|| {
                 let unused = !self.lock().channel_in_use(channel.number);
                 unused && channel.open.swap(false, Ordering::Relaxed)
             });
             if unused {
-                self.remove(&channel);
+                self.remove(channel);
             }
         }
     }
@@ -165,7 +164,7 @@ impl Device {
             .get(&channel.number)
             .is_some_and(|c| c.token == channel.token)
         {
-            channels.remove(&channel.number);
+            Arc::make_mut(&mut channels).remove(&channel.number);
             self.forget(&channel.fd);
             if let Some(owner) = &channel.owner {
                 self.forget(&owner.fd);

@@ -40,10 +40,14 @@ use crate::{
 /// The state machine with its event log.
 pub type LoggedCore = Core<EventLog>;
 
+/// The fault channels by their number.
+pub(super) type Channels = BTreeMap<u32, Arc<Channel>>;
+
 /// What outlives a connection.
 pub struct Device {
     core: Mutex<LoggedCore>,
-    pub(super) channels: Mutex<BTreeMap<u32, Arc<Channel>>>,
+    /// Copied when it changes, so that going through it needs neither its lock nor a copy.
+    pub(super) channels: Mutex<Arc<Channels>>,
     next_token: AtomicU64,
     rings: Mutex<Option<Rings>>,
     /// A vEVENTQ waits for room in the core.
@@ -137,7 +141,8 @@ impl Device {
 
     /// A descriptor of a channel is ready.
     pub(super) fn channel_ready(&self, token: u64, readable: bool, writable: bool) {
-        let found = lock(&self.channels)
+        let found = self
+            .channels()
             .values()
             .find_map(|channel| Some((channel.clone(), channel.role(token)?)));
         match found {
@@ -164,45 +169,47 @@ impl Device {
     pub fn settle(&self) {
         let mut probed = None;
         loop {
-            let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
-            let mut to_write = Vec::new();
-            let mut to_read = Vec::new();
-            {
-                let core = self.lock();
-                for channel in &channels {
-                    if !channel.write_blocked.load(Ordering::Relaxed)
-                        && core.answers(channel.number, &mut [PageResponse::new_zeroed()]) > 0
-                    {
-                        to_write.push(channel);
-                    }
-                    if channel.read_blocked.load(Ordering::Relaxed)
-                        && core.wants_read(channel.number)
-                    {
-                        to_read.push(channel);
-                    }
-                }
-                let probe = core.next_probe();
-                to_read.extend(
-                    channels
-                        .iter()
-                        .filter(|c| probe == Some(c.number) && probed != probe),
-                );
-            }
-            if to_write.is_empty() && to_read.is_empty() {
-                break;
-            }
-            for channel in to_write {
+            let channels = self.channels();
+            let mut idle = true;
+            for channel in channels.values().filter(|c| self.has_answers(c)) {
                 self.write_channel(channel);
+                idle = false;
             }
-            for channel in to_read {
-                channel.read_blocked.store(false, Ordering::Relaxed);
-                probed = Some(channel.number);
-                self.read_to_end(channel);
+            for channel in channels.values() {
+                if self.wants_read(channel)
+                    || probed != Some(channel.number) && self.is_probed(channel)
+                {
+                    channel.read_blocked.store(false, Ordering::Relaxed);
+                    probed = Some(channel.number);
+                    self.read_to_end(channel);
+                    idle = false;
+                }
+            }
+            if idle {
+                break;
             }
         }
         self.deliver();
         self.unblock_events();
         self.arm();
+    }
+
+    fn has_answers(&self, channel: &Channel) -> bool {
+        !channel.write_blocked.load(Ordering::Relaxed)
+            && self
+                .lock()
+                .answers(channel.number, &mut [PageResponse::new_zeroed()])
+                > 0
+    }
+
+    /// There was no room for its faults, and now there is.
+    fn wants_read(&self, channel: &Channel) -> bool {
+        channel.read_blocked.load(Ordering::Relaxed) && self.lock().wants_read(channel.number)
+    }
+
+    /// A drain must know whether there are more faults in it.
+    fn is_probed(&self, channel: &Channel) -> bool {
+        self.lock().next_probe() == Some(channel.number)
     }
 
     /// The deadline has come, or may have.
@@ -258,6 +265,11 @@ impl Device {
         if let Err(e) = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec) {
             log::error!("cannot set the timer of the drain's deadline: {e}");
         }
+    }
+
+    /// The channels as they are now.
+    pub(super) fn channels(&self) -> Arc<Channels> {
+        lock(&self.channels).clone()
     }
 
     pub(super) fn new_token(&self) -> u64 {

@@ -71,8 +71,7 @@ impl Device {
             return;
         }
         self.events_blocked.store(false, Ordering::Relaxed);
-        let channels: Vec<_> = lock(&self.channels).values().cloned().collect();
-        for channel in channels {
+        for channel in self.channels().values() {
             if let Some(events) = &*lock(&channel.events) {
                 self.watch_events(events, Interest::Read);
             }

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The back-end's threads do not allocate while faults, answers, submissions and replays go through them.
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    io::{Read, Write},
+    os::{
+        fd::{AsFd, IntoRawFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use vhost_user_vsva::{
+    backend,
+    config::{Config, Listen},
+    core::Limits,
+    frontend::{Attachment, Event, Frontend, Options},
+    sandbox::{SandboxMode, SeccompAction},
+    state::StateVersion,
+    wire::{
+        EventRecord, PgFault, ResponseCode, SmmuCommand, Submission, PAGE_RESPONSE_SIZE,
+        PGFAULT_LAST_PAGE, U32, U64,
+    },
+};
+use zerocopy::{FromZeros, IntoBytes};
+
+/// Nothing here takes this long: it only bounds a hang.
+const HANG: Duration = Duration::from_secs(20);
+const FAULTS: u32 = 48;
+const SUBMISSIONS: u64 = 100;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// What this thread allocates does not count.
+    static EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counting;
+
+// SAFETY: everything is passed on to the system's allocator as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if !EXEMPT.get() {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller keeps to the rules of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller keeps to the rules of `dealloc`.
+        unsafe { System.dealloc(ptr, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Starts a back-end in this process, which serves until the process ends.
+fn start() -> UnixStream {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vsva.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    let config = Config {
+        listen: Some(Listen::Fd(listener.into_raw_fd())),
+        event_log: None,
+        limits: Limits::default(),
+        migration_blocking: true,
+        state_version: StateVersion::default(),
+        seccomp: SeccompAction::None,
+        sandbox: SandboxMode::None,
+    };
+    thread::spawn(move || backend::run(&config).unwrap());
+    stream
+}
+
+/// A guest and a device.
+struct Rig {
+    frontend: Frontend,
+    device: UnixStream,
+    cookie: u32,
+    ticket: u64,
+    generation: u64,
+}
+
+impl Rig {
+    /// Raises faults in one write, answers each, and has all answers arrive at the device.
+    fn faults(&mut self) {
+        let mut faults = Vec::new();
+        for _ in 0..FAULTS {
+            self.cookie += 1;
+            let mut fault = PgFault::new_zeroed();
+            fault.flags = U32::new(PGFAULT_LAST_PAGE);
+            fault.cookie = U32::new(self.cookie);
+            faults.push(fault);
+        }
+        self.device.write_all(faults.as_bytes()).unwrap();
+        for _ in 0..FAULTS {
+            let Event::Smmu { record, .. } = self.frontend.wait_event().unwrap() else {
+                panic!("not an event record");
+            };
+            let event = EventRecord::decode(&record).unwrap();
+            let command = SmmuCommand::Resume {
+                sid: event.sid,
+                stag: event.stag,
+                code: ResponseCode::Success,
+            };
+            self.frontend.command(&command.encode()).unwrap();
+        }
+        let mut answers = [0; FAULTS as usize * PAGE_RESPONSE_SIZE];
+        self.device.read_exact(&mut answers).unwrap();
+        self.frontend.wait_completed().unwrap();
+    }
+
+    fn drain_and_replay(&mut self) {
+        self.generation += 1;
+        self.frontend.drain(self.generation, HANG).unwrap();
+        for _ in 0..SUBMISSIONS {
+            let mut submission = Submission::new_zeroed();
+            submission.size = U32::new(8);
+            submission.ticket = U64::new(self.ticket);
+            self.ticket += 1;
+            self.frontend.submit(0, &submission).unwrap();
+        }
+        self.faults();
+        self.frontend.quiesced(0, self.generation).unwrap();
+        assert!(matches!(
+            self.frontend.wait_event().unwrap(),
+            Event::Drained(_)
+        ));
+        self.frontend.release(self.generation).unwrap();
+        for _ in 0..SUBMISSIONS {
+            let event = self.frontend.wait_event().unwrap();
+            assert!(matches!(event, Event::Replay { .. }), "{event:?}");
+        }
+        assert!(matches!(
+            self.frontend.wait_event().unwrap(),
+            Event::Released(_)
+        ));
+        self.frontend.wait_completed().unwrap();
+    }
+}
+
+#[test]
+fn test_backend_in_operation_does_not_allocate() {
+    EXEMPT.set(true);
+    let options = Options {
+        timeout: HANG,
+        ..Options::default()
+    };
+    let mut frontend = Frontend::from_stream(start(), &options).unwrap();
+    let mut attach = frontend.attach_channel().unwrap();
+    let (device, theirs) = UnixStream::pair().unwrap();
+    device.set_read_timeout(Some(HANG)).unwrap();
+    let attachment = Attachment {
+        device: 0,
+        vsid: 8,
+        dev_id: 0,
+        channel: 0,
+        max_outstanding: 0,
+        pri: false,
+    };
+    attach.attach(&attachment, Some(theirs.as_fd())).unwrap();
+    drop(theirs);
+    let mut rig = Rig {
+        frontend,
+        device,
+        cookie: 0,
+        ticket: 0,
+        generation: 0,
+    };
+    // Buffers grow to their size.
+    rig.faults();
+    rig.drain_and_replay();
+
+    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    for _ in 0..20 {
+        rig.faults();
+        rig.drain_and_replay();
+    }
+    let after = ALLOCATIONS.load(Ordering::Relaxed);
+
+    assert!(before > 0, "the back-end is in this process");
+    assert_eq!(after - before, 0);
+}
