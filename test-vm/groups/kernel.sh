@@ -86,13 +86,16 @@ rig_protocol_tests()
 
 run()
 {
-	local nested=(--machine nested --qemu "$RIG_QEMU" --kernel "$RIG_KERNEL_ARM64"
+	local defect nested=(--machine nested --qemu "$RIG_QEMU" --kernel "$RIG_KERNEL_ARM64"
 		--rig "$RIG_ARM64/vsva-kernel-rig" --backend "$RIG_ARM64/vhost-user-vsva")
 
 	rig_run mock --machine mock --qemu "$(command -v qemu-system-x86_64)" --kernel "$RIG_KERNEL_X86" \
 		--rig "$RIG_NATIVE/vsva-kernel-rig" --backend "$RIG_NATIVE/vhost-user-vsva"
 	rig_run nested "${nested[@]}" --stall on
 	rig_run nested-forced "${nested[@]}" --stall force
+	for defect in attach-without-sva stall-during-detach; do
+		rig_run "$defect" "${nested[@]}" --defect "$defect"
+	done
 	rig_protocol_tests "${nested[@]}"
 	rig_user_tests
 }

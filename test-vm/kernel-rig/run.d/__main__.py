@@ -5,6 +5,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import defects
 import initramfs
 import machine
 import witness
@@ -23,10 +24,14 @@ def arguments():
                         help="a static test program of the crate to run instead of the checks")
     parser.add_argument("--backend-path", default="vhost-user-vsva", help="where the suites look for the back-end")
     parser.add_argument("--skip", action="append", default=[], help="tests or checks whose names begin like this")
+    parser.add_argument("--defect", choices=defects.ALL, help="provoke a known defect of the kernel instead of the checks")
     parser.add_argument("--out", type=Path, required=True, help="folder for the logs")
     parser.add_argument("--limit", type=int, default=300, help="seconds that the machine may run")
     parser.add_argument("checks", nargs="*", help="all of them if none is named")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.defect:
+        args.checks = [defects.ALL[args.defect].check]
+    return args
 
 
 # With STALL_MODEL 0b10 a stream cannot have its faults terminated; and the load is the same in both models.
@@ -40,7 +45,10 @@ def main():
     files = {"init": args.rig, args.backend_path.lstrip("/"): args.backend}
     files.update((f"suites/{suite.name}", suite) for suite in args.suite)
     archive.write_bytes(initramfs.build({name: path.read_bytes() for name, path in files.items()}))
-    kind = machine.nested(args.stall) if args.machine == "nested" else machine.mock()
+    if args.machine == "mock":
+        kind = machine.mock()
+    else:
+        kind = machine.nested(args.stall, *([defects.ALL[args.defect].cpu] if args.defect else []))
     options = ["vsva.checks=" + ",".join(args.checks)] if args.checks else []
     skip = [*args.skip, *(NOT_FORCED if args.machine == "nested" and args.stall == "force" else ())]
     if skip:
@@ -51,13 +59,17 @@ def main():
             copy.write(line.rstrip("\r\n") + "\n")
             lines.append(line)
     console = Console.parse(lines)
-    results = judge(args, console, witness.read(log) if kind.witness else None)
+    accounts = witness.read(log) if kind.witness else None
+    if args.defect:
+        results = [defects.judge(defects.ALL[args.defect], console, accounts)]
+    else:
+        results = judge(args, console, accounts)
     variant = args.machine if args.machine == "mock" else f"nested, stall={args.stall}"
     print(f"kernel {console.kernel or '(it did not come up)'}, {variant}")
     with open(args.out / "results.tsv", "w", encoding="utf-8") as table:
         for name, notes, detail in results:
             print(f"{'FAIL' if notes else 'ok':>6}  {name}" + "".join(f"\n        {note}" for note in notes + detail))
-            table.write(f"{'fail' if notes else 'pass'}\t{name}\t{'; '.join(notes)}\n")
+            table.write(f"{'fail' if notes else 'pass'}\t{name}\t{'; '.join(notes or detail)}\n")
     failed = sum(1 for _, notes, _ in results if notes)
     print(f"{len(results) - failed} passed, {failed} failed")
     return 1 if failed or not results else 0

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass, field
 
 LINE = re.compile(r"^vsva-rig: (\w+)(?: (.*))?$")
-# What a kernel prints when it has found a mistake of its own.
 TEST = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)")
+# What a kernel prints when it has found a mistake of its own.
 KERNEL_TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Internal error:|Unable to handle kernel|Kernel panic|refcount_t:")
 
 
@@ -30,12 +30,14 @@ class Console:
     ended: bool = False
     tests: list = field(default_factory=list)
     suites: list = field(default_factory=list)
+    lines: list = field(default_factory=list)
 
     @classmethod
     def parse(cls, lines):
         console, current = cls(), None
         for line in lines:
             line = line.rstrip("\r\n")
+            console.lines.append(line)
             if KERNEL_TROUBLE.search(line):
                 where = f" during {current.name}" if current else ""
                 console.errors.append(f"the kernel says{where}: {line}")

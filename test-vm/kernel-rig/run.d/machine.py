@@ -14,12 +14,14 @@ class Machine:
     witness: bool
 
 
+# Warnings are to be seen, and a machine that cannot go on ends.
+KERNEL = ("loglevel=6", "oops=panic", "panic=-1")
 DEVICES = ("vsva-testdev,addr=01.0", "vsva-testdev,addr=02.0")
 
 
-def nested(stall):
+def nested(stall, cpu="cortex-a57"):
     """arm64 with an SMMUv3 that stalls. STALL is the emulated SMMU's stall model."""
-    arguments = ["-machine", "virt,iommu=smmuv3,gic-version=3", "-cpu", "cortex-a57", "-smp", "2", "-m", "512",
+    arguments = ["-machine", "virt,iommu=smmuv3,gic-version=3", "-cpu", cpu, "-smp", "2", "-m", "512",
                  "-global", f"arm-smmuv3.stall={stall}", "-global", "arm-smmuv3.fwb=on",
                  "-global", "arm-smmuv3.ssidsize=8",
                  "-trace", "smmuv3_stall*", "-trace", "smmuv3_cmd_resume*", "-trace", "smmuv3_cmd_stall*",
@@ -38,7 +40,7 @@ def run(machine, qemu, kernel, initramfs, log, checks, limit):
     """Boots it and yields the console's lines until it is off."""
     command = [str(qemu), "-nodefaults", "-nographic", "-no-reboot", "-accel", "tcg", *machine.arguments,
                "-kernel", str(kernel), "-initrd", str(initramfs), "-serial", "stdio", "-D", str(log),
-               "-append", " ".join(["quiet", machine.append, "panic=-1", *checks])]
+               "-append", " ".join([*KERNEL, machine.append, *checks])]
     Path(log).write_bytes(b"")
     with subprocess.Popen(["timeout", "--kill-after=5", str(limit), *command], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as emulator:

@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use crate::{
-    checks::{Check, Platform, ALL},
+    checks::{Check, Platform, ALL, ON_REQUEST},
     testdev, vfio, wait,
 };
 
@@ -97,9 +97,14 @@ fn run_checks() -> io::Result<()> {
         "vsva-rig: kernel {} {platform:?}",
         kernel.release().to_string_lossy()
     );
-    for (index, check) in ALL.iter().enumerate() {
+    for (index, check) in ALL.iter().chain([&ON_REQUEST]).enumerate() {
+        let is_wanted = if wanted.is_empty() {
+            index < ALL.len()
+        } else {
+            wanted.iter().any(|name| name == check.name)
+        };
         if (check.nested_only && platform != Platform::Nested)
-            || (!wanted.is_empty() && !wanted.iter().any(|name| name == check.name))
+            || !is_wanted
             || unwanted.iter().any(|prefix| check.name.starts_with(prefix))
         {
             continue;

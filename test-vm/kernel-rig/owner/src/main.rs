@@ -23,7 +23,7 @@ mod wait;
 
 use std::{env, path::Path, process::ExitCode};
 
-use checks::{Platform, ALL};
+use checks::{Platform, ALL, ON_REQUEST};
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
@@ -31,7 +31,11 @@ fn main() -> ExitCode {
     }
     let args: Vec<String> = env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["check", name] => match ALL.iter().find(|check| check.name == name) {
+        ["check", name] => match ALL
+            .iter()
+            .chain([&ON_REQUEST])
+            .find(|check| check.name == name)
+        {
             Some(check) => {
                 (check.run)(Platform::of_this_machine());
                 tally::report();

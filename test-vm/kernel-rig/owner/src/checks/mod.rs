@@ -3,6 +3,7 @@
 
 mod answers;
 mod common;
+mod defects;
 mod drain;
 mod faults;
 mod lifetime;
@@ -69,6 +70,13 @@ pub struct Check {
     /// Needs accesses that are really made and end.
     pub nested_only: bool,
 }
+
+/// Run only when it is asked for: what it is about is how the kernel fails.
+pub const ON_REQUEST: Check = Check {
+    name: "provoke_stalls_during_detach",
+    run: |_| defects::provoke_stalls_during_detach(),
+    nested_only: true,
+};
 
 macro_rules! checks {
     ($($module:ident { any: [$($any:ident),* $(,)?], nested: [$($nested:ident),* $(,)?] $(,)? })+) => {
