@@ -156,10 +156,11 @@ class Libvirt(unittest.TestCase):
             return check_host.check_libvirt(None, {})
 
     def test_libvirt_new_enough_passes(self):
-        self.assertEqual(self.check("Running against daemon: 11.3.0\n"), "libvirt 11.3.0")
+        self.assertEqual(self.check("Using library: libvirt 12.0.0\nRunning against daemon: 11.3.0\n"), "libvirt 11.3.0")
 
     def test_libvirt_too_old_or_silent_fails(self):
-        for output, text in (("Running against daemon: 9.0.0\n", "9.0.0 is older than 11.3"), ("", "does not answer: refused")):
+        for output, text in (("Running against daemon: 9.0.0\n", "9.0.0 is older than 11.3"),
+                             ("Using library: libvirt 9.0.0\n", "9.0.0 is older than 11.3"), ("", "does not answer: refused")):
             with self.subTest(output), self.assertRaises(check_host.Failed) as failed:
                 self.check(output)
             self.assertIn(text, str(failed.exception))
