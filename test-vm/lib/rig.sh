@@ -18,7 +18,8 @@ rig_source()
 	local key
 
 	key=$(digest_files "$VSVA_TEST_VM/make/linux-source")
-	cache_make "$RIG_PACKAGE" "$key" linux-source "$RIG_SUITE" "$RIG_PACKAGE"
+	cache_make "$RIG_PACKAGE" "$key" linux-source "$RIG_SUITE" "$RIG_PACKAGE" ||
+		die "another kernel of Debian's can be taken: set VSVA_RIG_SUITE and VSVA_RIG_LINUX, now $RIG_SUITE and $RIG_PACKAGE"
 }
 
 # rig_kernel ARCH: a folder with kernel
