@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """A domain of a host, its guest program, and the events that libvirt passes on."""
 
+import contextlib
 import json
 import re
 import socket
@@ -60,7 +61,7 @@ class Domain:
         self.host = host
         self._folder = folder
         self._watchers = []
-        self._sockets = []
+        self._socket = None
         self.guest = None
         self.events = Journal(f"{host.name} events")
 
@@ -97,13 +98,22 @@ class Domain:
         return self
 
     def connect(self):
-        """Connect to the guest program of the running domain."""
+        """Connect to the guest program of the running domain, which serves one connection at a time."""
+        self._disconnect()
         live = ElementTree.fromstring(self.virsh("dumpxml"))
         path = live.find("devices/channel/source").get("path")
         sock = socket.socket(socket.AF_UNIX)
         sock.connect(str(self.host.path(path)))
-        self._sockets.append(sock)
+        self._socket = sock
         self.guest = Guest(self.host.name, sock, self._folder / f"{self.host.name}-guest.jsonl")
+
+    def _disconnect(self):
+        if self._socket is not None:
+            # The reader has a descriptor of its own.
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._socket.close()
+            self._socket = None
 
     def watch(self):
         """Follow what libvirt tells of the domain, and QEMU's events as it passes them on, from now on."""
@@ -179,5 +189,4 @@ class Domain:
         for watcher in self._watchers:
             watcher.kill()
             watcher.wait()
-        for sock in self._sockets:
-            sock.close()
+        self._disconnect()
