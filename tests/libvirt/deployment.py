@@ -72,10 +72,21 @@ class Deployment(LibvirtTest):
     def test_check_host_not_deployed_says_what_is_missing(self):
         host = self.new_host(deployed=False)
         shutil.copy(self.environment.deploy / "libvirt/vsva-check-host", host.path("/usr/local/bin"))
-        done = host.run("/usr/local/bin/vsva-check-host", "--emulator", "/usr/bin/true", check=False)
+        self.assert_check_host_fails(host, ["emulator", "hook", "back-end"], "/usr/local/bin/vsva-check-host", "--emulator", "/usr/bin/true")
+
+    def test_check_host_emulator_or_socket_of_others_says_what_is_not_permitted(self):
+        host = self.new_host()
+        host.run("chmod", "700", "/usr/local/bin")
+        host.run("install", "-D", "-m", "644", "/dev/stdin", "/run/systemd/system/vhost-user-vsva@.socket.d/owner.conf",
+                 text="[Socket]\nSocketUser=root\n")
+        host.run("systemctl", "daemon-reload")
+        self.assert_check_host_fails(host, ["emulator's permission", "back-end"], "vsva-check-host")
+
+    def assert_check_host_fails(self, host, names, *command):
+        done = host.run(*command, check=False)
         self.assertEqual(done.returncode, 1)
         failed = [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("FAIL")]
-        self.assertEqual(failed, ["FAIL  emulator", "FAIL  hook", "FAIL  back-end"], done.stdout)
+        self.assertEqual(failed, [f"FAIL  {name}" for name in names], done.stdout)
 
     def test_units_and_apparmor_profiles_are_accepted_by_their_programs(self):
         host = self.new_host()
