@@ -13,6 +13,12 @@ cache_complete()
 	[ -e "$1/.complete" ]
 }
 
+# cache_remove PATH...: some folders contain the files of a root file system.
+cache_remove()
+{
+	rm -rf --one-file-system "$@" 2>/dev/null || as_root rm -rf --one-file-system "$@"
+}
+
 # cache_lock NAME LOG LOCK: locks file descriptor 9. Who waits says for whom, and how
 # far that one is.
 cache_lock()
@@ -46,7 +52,7 @@ cache_make()
 		(
 			cache_lock "$name" "$log" "$folder.lock"
 			if ! cache_complete "$folder"; then
-				rm -rf "$folder"
+				cache_remove "$folder"
 				mkdir "$folder"
 				: >"$log"
 				"$VSVA_TEST_VM/make/$program" "$folder" "$log" "$@" >&2 </dev/null 9>&- ||
@@ -73,7 +79,7 @@ cache_prune()
 			(
 				flock -n 9 || exit 0
 				say "removing $folder"
-				rm -rf "$folder" "$folder.log" "$folder.lock"
+				cache_remove "$folder" "$folder.log" "$folder.lock"
 			) 9>>"$folder.lock"
 		fi
 	done
