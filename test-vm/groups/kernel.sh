@@ -51,6 +51,76 @@ rig_test_lines()
 }
 
 # The crate's tests for arm64, under QEMU's user emulation: what runs within one
+# process. User emulation has no seccomp and does not start arm64 programs.
+rig_user_tests()
+{
+	local log=$VSVA_OUT/kernel/arm64-tests.log status=0
+
+	# Debian 13 has it under the other name, static as well.
+	cp "$(command -v qemu-aarch64-static || command -v qemu-aarch64)" \
+		"$RIG_TOOLCHAIN/root/build/qemu-aarch64"
+	: >"$log"
+	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
+		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
+		--lib --test core_no_alloc --test fuzz_inputs -- --skip sandbox:: || status=$?
+	rig_test_lines "$log"
+	if [ $status -ne 0 ]; then
+		result fail "arm64 cargo test" "it ended with status $status"
+		keep_log arm64-tests.log "$log"
+	fi
+}
+
+# The others, which start back-ends and confine themselves, on the arm64 kernel,
+# and once more those of the crate itself. Two need programs that it has not.
+rig_kernel_tests()
+{
+	local log=$VSVA_OUT/kernel/arm64-suites.log suite suites=()
+
+	: >"$log"
+	watched kernel arm64-suites "$log" "cargo test --no-run for arm64" numbered "$(rust_crates)" \
+		rig_cargo "$RIG_TOOLCHAIN" test --release --no-run --lib --test protocol
+	while read -r suite; do
+		suites+=(--suite "$RIG_TOOLCHAIN/root/$suite")
+	done < <(sed -nE 's,.* Executable (unittests src/lib|tests/protocol/main)\.rs \((.*)\)$,\2,p' "$log")
+	# Without any, the machine would run the checks once more.
+	[ ${#suites[@]} -eq 4 ] || die "cargo did not name the test programs"
+	rig_run suites "$@" "${suites[@]}" \
+		--backend-path "/build/target/$RIG_TARGET/release/vhost-user-vsva" \
+		--skip process::test_socket_from_systemd_is_served --skip faults::test_end_of_the_owner_process_loses_its_devices
+}
+
+run()
+{
+	local name=$1 out=$VSVA_OUT/kernel/$1 status=0 word check note
+
+	shift
+	rm -rf "$out"
+	mkdir -p "$out"
+	step kernel "$name" "booting"
+	python3 "$RIG/run.d" --out "$out" "$@" >"$out/report" 2>&1 </dev/null || status=$?
+	cat "$out/report" >&2
+	while IFS=$'\t' read -r word check note; do
+		result "$word" "$name $check" "$note"
+	done <"$out/results.tsv"
+	[ $status -eq 0 ] || keep_log "$name" "$out"
+}
+
+# Lines of a test program as results.
+rig_test_lines()
+{
+	local line
+
+	while IFS= read -r line; do
+		[[ $line =~ (^|\ )test\ ([^ ]+)\ \.\.\.\ (ok|FAILED|ignored) ]] || continue
+		case ${BASH_REMATCH[3]} in
+		ok) result pass "arm64 ${BASH_REMATCH[2]}" ;;
+		FAILED) result fail "arm64 ${BASH_REMATCH[2]}" ;;
+		ignored) result skip "arm64 ${BASH_REMATCH[2]}" ignored ;;
+		esac
+	done <"$1"
+}
+
+# The crate's tests for arm64, under QEMU's user emulation: what runs within one
 # process. User emulation has no seccomp, so the back-end does not start in it.
 rig_user_tests()
 {
@@ -96,6 +166,6 @@ run()
 	for defect in attach-without-sva stall-during-detach; do
 		rig_run "$defect" "${nested[@]}" --defect "$defect"
 	done
-	rig_protocol_tests "${nested[@]}"
+	rig_kernel_tests "${nested[@]}"
 	rig_user_tests
 }

@@ -3,6 +3,7 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
 
 import defects
@@ -49,7 +50,9 @@ def main():
         kind = machine.mock()
     else:
         kind = machine.nested(args.stall, *([defects.ALL[args.defect].cpu] if args.defect else []))
-    options = ["vsva.checks=" + ",".join(args.checks)] if args.checks else []
+    options = [f"vsva.clock={int(time.time())}"]
+    if args.checks:
+        options.append("vsva.checks=" + ",".join(args.checks))
     skip = [*args.skip, *(NOT_FORCED if args.machine == "nested" and args.stall == "force" else ())]
     if skip:
         options.append("vsva.skip=" + ",".join(skip))

@@ -14,6 +14,7 @@ use rustix::{
     mount::{mount, MountFlags},
     process::{kill_process_group, pidfd_open, waitpid, Pid, PidfdFlags, Signal, WaitOptions},
     system::{reboot, RebootCommand},
+    time::{clock_settime, ClockId, Timespec},
 };
 
 use crate::{
@@ -58,6 +59,18 @@ fn prepare() -> io::Result<()> {
     }
     for function in vfio::find_functions(testdev::VENDOR, testdev::DEVICE)? {
         vfio::bind(&function)?;
+    }
+    set_clock()
+}
+
+/// The machine has no driver for a clock; the emulator's command line says what time it is.
+fn set_clock() -> io::Result<()> {
+    for seconds in option("vsva.clock=")? {
+        let time = Timespec {
+            tv_sec: seconds.parse().map_err(io::Error::other)?,
+            tv_nsec: 0,
+        };
+        clock_settime(ClockId::Realtime, time)?;
     }
     Ok(())
 }
