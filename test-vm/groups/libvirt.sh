@@ -5,7 +5,7 @@
 
 . "$VSVA_TEST_VM/lib/avocado.sh"
 
-# Whose libvirt: trixie, sid, bookworm-backports, or bookworm, whose libvirt is too old.
+# Which Debian's libvirt: trixie, sid, bookworm-backports, or bookworm, whose libvirt is too old.
 LIBVIRT_SUITE=${VSVA_LIBVIRT_SUITE:-trixie}
 # The first one that can drive the patched QEMU.
 LIBVIRT_OLDEST=11.3
@@ -19,8 +19,14 @@ libvirt_root()
 # Why such a host cannot be booted here; nothing if it can.
 libvirt_hindrance()
 {
+	local VERSION_CODENAME=''
+
+	# shellcheck source=/dev/null
+	. /etc/os-release
 	if [ "$(id -u)" -ne 0 ]; then
 		echo "it needs root: sudo test-vm/check libvirt"
+	elif [[ $LIBVIRT_SUITE = bookworm* && $VERSION_CODENAME != bookworm ]]; then
+		echo "a QEMU that was built on $VERSION_CODENAME does not run on bookworm"
 	elif ! unshare --mount --pid --net --uts --ipc --cgroup --fork true 2>/dev/null; then
 		echo "namespaces cannot be made here"
 	elif ! awk '$3 == "cgroup2" && $4 ~ /^rw/ { found = 1 } END { exit !found }' /proc/self/mounts; then

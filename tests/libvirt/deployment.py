@@ -72,7 +72,8 @@ class Deployment(LibvirtTest):
     def test_check_host_not_deployed_says_what_is_missing(self):
         host = self.new_host(deployed=False)
         shutil.copy(self.environment.deploy / "libvirt/vsva-check-host", host.path("/usr/local/bin"))
-        self.assert_check_host_fails(host, ["emulator", "hook", "back-end"], "/usr/local/bin/vsva-check-host", "--emulator", "/usr/bin/true")
+        self.assert_check_host_fails(host, ["emulator", "hook", "back-end"],
+                                     "/usr/local/bin/vsva-check-host", "--emulator", "/usr/bin/true")
 
     def test_check_host_emulator_or_socket_of_others_says_what_is_not_permitted(self):
         host = self.new_host()

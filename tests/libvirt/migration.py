@@ -4,13 +4,13 @@
 from libvirt_vsva import LONG_DEADLINE, OUTSTANDING, Background, LibvirtTest
 
 
-def words(source, destination, *options):
+def migrate_words(source, destination, *options):
     """What virsh is told for a migration to another host of this machine."""
     return ("migrate", "--live", "--p2p", *options, source.name, destination.uri, "--migrateuri", "unix:///shared/migration.sock")
 
 
 def migrate(source, destination, *options):
-    return Background(source.host.virsh, *words(source, destination, *options))
+    return Background(source.host.virsh, *migrate_words(source, destination, *options))
 
 
 class Migration(LibvirtTest):
@@ -75,7 +75,8 @@ class Migration(LibvirtTest):
         destination = self.new_domain(self.new_host("destination"))
         source = self.new_loaded()
         since = len(source.events)
-        migration = source.follow_virsh("migrate", "--debug", "0", *words(source, destination.host, "--timeout", "1", "--timeout-suspend"))
+        words = migrate_words(source, destination.host, "--timeout", "1", "--timeout-suspend")
+        migration = source.follow_virsh("migrate", "--debug", "0", *words)
         source.wait_event("migration timed out; suspending domain", 60, since)
         source.wait_stop_waits()
         self.assert_guest_runs(source)

@@ -91,8 +91,8 @@ class Host:
         self._cgroup = Cgroup(f"{scratch.name}-{name}")
         with open(folder / f"{name}-boot.log", "wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", *NAMESPACES, "bash", str(Path(__file__).with_name("boot-host")), self._cgroup.path, environment.libvirt_root, files, root,
-                 self.shared, name, environment.qemu if qemu else ""], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                ["unshare", *NAMESPACES, "bash", str(Path(__file__).with_name("boot-host")), self._cgroup.path, environment.libvirt_root,
+                 files, root, self.shared, name, environment.qemu if qemu else ""], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             self._wait_booted()
         except Exception:
