@@ -51,7 +51,8 @@ rig_test_lines()
 }
 
 # The crate's tests for arm64, under QEMU's user emulation: what runs within one
-# process. User emulation has no seccomp and does not start arm64 programs.
+# process. User emulation has no seccomp, does not start arm64 programs, and there
+# is no /proc.
 rig_user_tests()
 {
 	local log=$VSVA_OUT/kernel/arm64-tests.log status=0
@@ -62,7 +63,9 @@ rig_user_tests()
 	: >"$log"
 	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
 		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
-		--lib --test core_no_alloc --test fuzz_inputs -- --skip sandbox:: || status=$?
+		--lib --test core_no_alloc --test fuzz_inputs -- --skip sandbox:: \
+		--skip backend::channel::tests::test_cookie_read_again_before_its_answer_is_recorded_is_a_new_fault ||
+		status=$?
 	rig_test_lines "$log"
 	if [ $status -ne 0 ]; then
 		result fail "arm64 cargo test" "it ended with status $status"

@@ -75,19 +75,20 @@ rig_copy_source()
 	tar -c --exclude=./target --exclude=./test-vm/out --exclude=./.git . | tar -x -C "$build/src"
 }
 
-# rig_cargo TOOLCHAIN ARGUMENT...: cargo for arm64, static
+# rig_cargo TOOLCHAIN COMMAND ARGUMENT...: cargo for arm64, static
 rig_cargo()
 {
-	local root=$1/root variable=CARGO_TARGET_${RIG_TARGET^^}
+	local root=$1/root command=$2 variable=CARGO_TARGET_${RIG_TARGET^^}
 
 	variable=${variable//-/_}
-	shift
+	shift 2
 	as_root chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/build CARGO_HOME=/build/home \
 		CARGO_TARGET_DIR=/build/target CARGO_NET_OFFLINE=true \
 		"${variable}_LINKER=aarch64-linux-gnu-gcc" \
 		"${variable}_RUSTFLAGS=-C target-feature=+crt-static" \
 		"${variable}_RUNNER=/build/qemu-aarch64" RUST_TEST_THREADS="$VSVA_JOBS" \
-		/bin/sh -ec 'cd /build/src && exec cargo "$@"' cargo "$@" --locked --target "$RIG_TARGET"
+		/bin/sh -ec 'cd /build/src && exec cargo "$@"' cargo \
+		"$command" --locked --target "$RIG_TARGET" "$@"
 }
 
 # Builds the backend's release binary and the rig's program for arm64 and prints

@@ -14,38 +14,33 @@ class Defect:
     """What is run, on which CPU, and what the kernel then says."""
     check: str
     cpu: str
-    sign: re.Pattern
-    says: str
-    fatal: bool
+    signs: dict
 
 
 ALL = {
     # This CPU has longer addresses than the emulated SMMU, which is then without FEAT_SVA.
     "attach-without-sva": Defect(
         check="test_fault_with_ssid_reaches_the_guest", cpu="neoverse-n1",
-        sign=re.compile(r"\biopf_queue_add_device\+0x"),
-        says="NULL dereference at attach", fatal=True),
+        signs={"NULL dereference at attach": re.compile(r"\biopf_queue_add_device\+0x")}),
+    # What is used after its end may show in more than one way.
     "stall-during-detach": Defect(
         check="provoke_stalls_during_detach", cpu="cortex-a57",
-        sign=re.compile(r"WARNING: .*io-pgfault\.c:\d+"),
-        says="WARN in iommu_report_device_fault", fatal=False),
+        signs={"WARN in iommu_report_device_fault": re.compile(r"WARNING: .*io-pgfault\.c:\d+"),
+               "use after free": re.compile(r"use-after-free|refcount_t:|Unable to handle kernel")}),
 }
 
 
 def judge(defect, console, accounts):
     """Name, complaints and notes, as of a check."""
-    signs = [line for line in console.lines if defect.sign.search(line)]
-    result = console.results[0] if console.results else None
-    passed = result is not None and result.passed
-    wrong = [] if result else ["the check did not begin"]
-    if signs and defect.fatal:
-        notes = [f"this kernel has it: {defect.says}"]
-    else:
-        notes = [f"this kernel has it: {defect.says}, {len(signs)} times"] if signs else ["it did not show"]
-        if result and not passed:
-            wrong.append(result.reason)
-        if result:
-            wrong += [f"SMMU: {text}" for text in accounts[result.index].complaints(None)]
-        wrong += [error for error in console.errors if not defect.sign.search(error)]
-        wrong += [] if console.ended else ["the machine did not come to its end"]
-    return "known defect", wrong, notes
+    if not console.results:
+        return "known defect", ["the check did not begin"], []
+    result = console.results[0]
+    counts = {says: sum(1 for line in console.lines if sign.search(line)) for says, sign in defect.signs.items()}
+    seen = [f"{says} ({count} times)" for says, count in counts.items() if count]
+    contradictions = [f"SMMU: {text}" for text in accounts[result.index].complaints(None)]
+    if seen:
+        return "known defect", [], ["this kernel has it: " + ", ".join(seen), *contradictions]
+    wrong = [*contradictions, *console.errors]
+    if not result.passed:
+        wrong.append(result.reason)
+    return "known defect", wrong, ["it did not show"]

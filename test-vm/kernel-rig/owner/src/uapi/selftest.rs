@@ -7,7 +7,7 @@ pub const OP_TRIGGER_IOPF: u32 = 15;
 
 pub const HWPT_DATA_SELFTEST: u32 = 0xdead;
 
-/// `struct iommu_test_cmd`; the words are the union from its offset 16 on, and `last`.
+/// `struct iommu_test_cmd`; the words are the union from its offset 16 on, `last` and padding.
 #[repr(C, align(8))]
 #[derive(Debug, Default)]
 pub struct TestCmd {
@@ -15,10 +15,10 @@ pub struct TestCmd {
     pub op: u32,
     pub id: u32,
     pub reserved: u32,
-    pub args: [u32; 12],
+    pub args: [u32; 14],
 }
 
-const _: () = assert!(size_of::<TestCmd>() == 64);
+const _: () = assert!(size_of::<TestCmd>() == 72);
 
 /// `struct iommu_hwpt_selftest`
 #[repr(C)]
