@@ -148,9 +148,8 @@ checks! {
         any: [
             test_owner_killed_with_faults_outstanding_is_noticed,
             test_owner_exits_with_faults_outstanding_is_noticed,
-            test_owner_gone_unnoticed_makes_answers_refused,
         ],
-        nested: [],
+        nested: [test_owner_gone_unnoticed_makes_answers_refused],
     }
     drain {
         any: [
