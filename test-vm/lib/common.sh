@@ -94,13 +94,17 @@ tell()
 	done
 }
 
-# numbered ABOUT COMMAND...: puts [N/~ABOUT] in front of each line of output
+# numbered ABOUT COMMAND...: puts [N/~ABOUT] in front of each line of output. Not by
+# awk, as Debian's reads ahead and so would tell late.
 numbered()
 {
-	local about=$1
+	local about=$1 count=0 line
 
 	shift
-	"$@" 2>&1 | awk -v about="$about" '{ print "[" ++n "/~" about "]", $0; fflush() }'
+	"$@" 2>&1 | while IFS= read -r line; do
+		count=$((count + 1))
+		printf '[%s/~%s] %s\n' "$count" "$about" "$line"
+	done
 }
 
 # The first 16 hex digits of what comes on standard input: enough for a name.
