@@ -2,10 +2,9 @@
 # shellcheck shell=bash
 # The rig that runs the backend on a kernel's own fault queue.
 
-# Debian's release and name of the source package: 7.2 is the first kernel that
-# hands the stalls of a nested domain to user space and is packaged. Another one:
+# Debian's releases that may have the source package, and its name. Another one:
 # VSVA_RIG_SUITE=trixie-backports VSVA_RIG_LINUX=linux-source-7.3, for example.
-RIG_SUITE=${VSVA_RIG_SUITE:-sid}
+RIG_SUITES=${VSVA_RIG_SUITE:-sid trixie-backports}
 RIG_PACKAGE=${VSVA_RIG_LINUX:-linux-source-7.2}
 RIG=$VSVA_TEST_VM/kernel-rig
 RIG_TARGET=aarch64-unknown-linux-gnu
@@ -15,11 +14,13 @@ PACKAGES_RIG=(build-essential bc bison debootstrap flex gcc-aarch64-linux-gnu li
 
 rig_source()
 {
-	local key
+	local key suite
 
 	key=$(digest_files "$VSVA_TEST_VM/make/linux-source")
-	cache_make "$RIG_PACKAGE" "$key" linux-source "$RIG_SUITE" "$RIG_PACKAGE" ||
-		die "another kernel of Debian's can be taken: set VSVA_RIG_SUITE and VSVA_RIG_LINUX, now $RIG_SUITE and $RIG_PACKAGE"
+	for suite in $RIG_SUITES; do
+		(cache_make "$RIG_PACKAGE" "$key" linux-source "$suite" "$RIG_PACKAGE") && return
+	done
+	die "no $RIG_PACKAGE in $RIG_SUITES: VSVA_RIG_SUITE and VSVA_RIG_LINUX name another release and package"
 }
 
 # rig_kernel ARCH: a folder with kernel
