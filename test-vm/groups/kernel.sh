@@ -61,7 +61,7 @@ rig_user_tests()
 	cp "$(command -v qemu-aarch64-static || command -v qemu-aarch64)" \
 		"$RIG_TOOLCHAIN/root/build/qemu-aarch64"
 	: >"$log"
-	watched kernel arm64-tests "$log" "cargo test for arm64" numbered "$(rust_crates)" \
+	watched kernel arm64-tests "$log" "cargo test for arm64:" \
 		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
 		--lib --test core_no_alloc --test fuzz_inputs -- --skip sandbox:: \
 		--skip backend::channel::tests::test_cookie_read_again_before_its_answer_is_recorded_is_a_new_fault ||
