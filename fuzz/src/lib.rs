@@ -125,7 +125,7 @@ pub fn fault_records(data: &[u8]) {
         emit(&mut core, now, chunk[0] >> 4);
         if chunk[0] & 2 != 0 {
             seq += 1;
-            let sid = u32::from(chunk[0] >> 2 & 3);
+            let sid = u32::from((chunk[0] >> 2) & 3);
             let mut command = [0; 16];
             command[0] = 0x45;
             command[4..8].copy_from_slice(&sid.to_le_bytes());

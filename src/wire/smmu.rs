@@ -89,11 +89,11 @@ impl SmmuCommand {
                 let retry = u64::from(code == ResponseCode::Success);
                 let abort = u64::from(code == ResponseCode::Invalid);
                 (
-                    CMD_RESUME | retry << 12 | abort << 13 | u64::from(sid) << 32,
+                    CMD_RESUME | (retry << 12) | (abort << 13) | (u64::from(sid) << 32),
                     u64::from(stag),
                 )
             }
-            Self::StallTerm { sid } => (CMD_STALL_TERM | u64::from(sid) << 32, 0),
+            Self::StallTerm { sid } => (CMD_STALL_TERM | (u64::from(sid) << 32), 0),
             Self::PriResp {
                 sid,
                 ssid,
@@ -106,8 +106,8 @@ impl SmmuCommand {
                     0
                 };
                 (
-                    CMD_PRI_RESP | ssid_fields(ssid) | u64::from(sid) << 32,
-                    field(u64::from(group), 0, 9) | resp << 12,
+                    CMD_PRI_RESP | ssid_fields(ssid) | (u64::from(sid) << 32),
+                    field(u64::from(group), 0, 9) | (resp << 12),
                 )
             }
             Self::Other { opcode } => (u64::from(opcode), 0),
@@ -155,13 +155,13 @@ impl EventRecord {
 
     /// Writes the record as it lies in the guest's event queue.
     pub fn encode(&self) -> [u8; EVENT_RECORD_SIZE] {
-        let dw0 = F_TRANSLATION | ssid_fields(self.ssid) | u64::from(self.sid) << 32;
+        let dw0 = F_TRANSLATION | ssid_fields(self.ssid) | (u64::from(self.sid) << 32);
         let dw1 = u64::from(self.stag)
-            | 1 << 31
-            | u64::from(self.privileged) << 33
-            | u64::from(self.exec) << 34
-            | u64::from(!self.write) << 35
-            | CLASS_IN << 40;
+            | (1 << 31)
+            | (u64::from(self.privileged) << 33)
+            | (u64::from(self.exec) << 34)
+            | (u64::from(!self.write) << 35)
+            | (CLASS_IN << 40);
         let mut bytes = [0; EVENT_RECORD_SIZE];
         bytes[0..8].copy_from_slice(&dw0.to_le_bytes());
         bytes[8..16].copy_from_slice(&dw1.to_le_bytes());
@@ -210,7 +210,7 @@ impl EventHeader {
 }
 
 fn ssid_fields(ssid: Option<u32>) -> u64 {
-    ssid.map_or(0, |ssid| 1 << 11 | u64::from(ssid & SSID_MAX) << 12)
+    ssid.map_or(0, |ssid| (1 << 11) | (u64::from(ssid & SSID_MAX) << 12))
 }
 
 fn code_if(success: bool) -> ResponseCode {
@@ -222,7 +222,7 @@ fn code_if(success: bool) -> ResponseCode {
 }
 
 fn field(word: u64, shift: u32, width: u32) -> u64 {
-    word >> shift & ((1 << width) - 1)
+    (word >> shift) & ((1 << width) - 1)
 }
 
 fn high_word(word: u64) -> u32 {
@@ -296,8 +296,12 @@ mod tests {
 
     #[test]
     fn test_decode_pri_resp_with_ssid_has_all_fields() {
-        let decoded =
-            SmmuCommand::decode(&command([0x41 | 1 << 11 | 5 << 12, 8, 0x1ff | 2 << 12, 0]));
+        let decoded = SmmuCommand::decode(&command([
+            0x41 | (1 << 11) | (5 << 12),
+            8,
+            0x1ff | (2 << 12),
+            0,
+        ]));
 
         assert_eq!(
             decoded,
@@ -312,7 +316,7 @@ mod tests {
 
     #[test]
     fn test_decode_pri_resp_failure_without_ssv_ignores_ssid() {
-        let decoded = SmmuCommand::decode(&command([0x41 | 5 << 12, 8, 3 | 1 << 12, 0]));
+        let decoded = SmmuCommand::decode(&command([0x41 | (5 << 12), 8, 3 | (1 << 12), 0]));
 
         assert_eq!(
             decoded,
@@ -374,9 +378,12 @@ mod tests {
 
         assert_eq!(
             read_u64(&bytes[0..8]),
-            0x10 << 32 | 1 << 12 | 1 << 11 | 0x10
+            (0x10 << 32) | (1 << 12) | (1 << 11) | 0x10
         );
-        assert_eq!(read_u64(&bytes[8..16]), 2 << 40 | 1 << 35 | 1 << 31 | 7);
+        assert_eq!(
+            read_u64(&bytes[8..16]),
+            (2 << 40) | (1 << 35) | (1 << 31) | 7
+        );
         assert_eq!(read_u64(&bytes[16..24]), 0xaaaa_bbbb_c000);
         assert_eq!(read_u64(&bytes[24..32]), 0);
     }
@@ -390,7 +397,7 @@ mod tests {
         let event = EventRecord::from_fault(&fault, 3, 4);
 
         let dw1 = read_u64(&event.encode()[8..16]);
-        assert_eq!(dw1, 2 << 40 | 1 << 34 | 1 << 33 | 1 << 31 | 4);
+        assert_eq!(dw1, (2 << 40) | (1 << 34) | (1 << 33) | (1 << 31) | 4);
         assert_eq!(event.ssid, None);
         assert_eq!(EventRecord::decode(&event.encode()), Some(event));
     }
@@ -398,7 +405,7 @@ mod tests {
     #[test]
     fn test_event_header_of_any_record_is_read() {
         let mut record = [0; EVENT_RECORD_SIZE];
-        record[..8].copy_from_slice(&(0x1234_u64 << 32 | 0x0a).to_le_bytes());
+        record[..8].copy_from_slice(&((0x1234_u64 << 32) | 0x0a).to_le_bytes());
         let expected = EventHeader {
             kind: 0x0a,
             sid: 0x1234,

@@ -12,7 +12,7 @@ fn test_fault_becomes_an_event_of_its_device() {
     let mut rig = Rig::new();
     let mut fault = record(0, 1);
     fault.perm.set(PERM_WRITE);
-    fault.flags.set(fault.flags.get() | 1 << 2);
+    fault.flags.set(fault.flags.get() | (1 << 2));
 
     rig.fault(0, &fault);
 
