@@ -7,6 +7,7 @@ from avocado_vsva import VsvaTest, migration
 from avocado_vsva.qmp import ExecuteError
 
 PATIENT = {"stop-timeout": 10000, "drain-timeout": 60000}
+ROUNDS = 40
 IMPATIENT = {"stop-timeout": 500, "drain-timeout": 60000}
 
 
@@ -75,6 +76,23 @@ class StopWaits(VsvaTest):
         source.qmp.cmd("cont")
         source.qmp.wait("VSVA_RELEASED", 30, since)
         self.assert_all_done(source, 3000)
+
+    def test_portal_switched_back_and_forth_while_the_guest_writes_loses_nothing(self):
+        source = self.new_source(vsva={"stop-timeout": 1, "drain-timeout": 60000})
+        stops = 0
+        for _ in range(ROUNDS):
+            writes = self.pool.submit(source.guest.cmd, "dma 0 1000 src=warm dst=warm")
+            while not writes.done():
+                try:
+                    source.qmp.cmd("stop")
+                    stops += 1
+                    source.qmp.cmd("cont")
+                except ExecuteError as error:
+                    self.assertIn("not drained within 1 ms", str(error))
+            writes.result()
+            source.guest.wait("idle")
+        self.assertGreater(stops, ROUNDS)
+        self.assert_all_done(source, 1000 * ROUNDS)
 
     def test_stop_never_answered_fails_names_the_fault_and_the_vm_goes_on(self):
         source = self.new_source(vsva=IMPATIENT)
