@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The back-end's threads do not allocate while faults, answers, submissions and replays go through them.
 
+mod counting_alloc;
+
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    cell::Cell,
     io::{Read, Write},
     os::{
         fd::{AsFd, IntoRawFd},
         unix::net::{UnixListener, UnixStream},
     },
-    sync::atomic::{AtomicU64, Ordering},
     thread,
     time::Duration,
 };
 
+use counting_alloc::of_other_threads;
 use vhost_user_vsva::{
     backend,
     config::{Config, Listen},
@@ -32,34 +32,6 @@ use zerocopy::{FromZeros, IntoBytes};
 const HANG: Duration = Duration::from_secs(20);
 const FAULTS: u32 = 48;
 const SUBMISSIONS: u64 = 100;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    /// What this thread allocates does not count.
-    static EXEMPT: Cell<bool> = const { Cell::new(false) };
-}
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if !EXEMPT.get() {
-            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        }
-        // SAFETY: the caller keeps to the rules of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps to the rules of `dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 /// Starts a back-end in this process, which serves until the process ends.
 fn start() -> UnixStream {
@@ -149,7 +121,6 @@ impl Rig {
 
 #[test]
 fn test_backend_in_operation_does_not_allocate() {
-    EXEMPT.set(true);
     let options = Options {
         timeout: HANG,
         ..Options::default()
@@ -179,12 +150,12 @@ fn test_backend_in_operation_does_not_allocate() {
     rig.faults();
     rig.drain_and_replay();
 
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = of_other_threads();
     for _ in 0..20 {
         rig.faults();
         rig.drain_and_replay();
     }
-    let after = ALLOCATIONS.load(Ordering::Relaxed);
+    let after = of_other_threads();
 
     assert!(before > 0, "the back-end is in this process");
     assert_eq!(after - before, 0);

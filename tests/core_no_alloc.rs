@@ -1,42 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The core does not allocate while it serves faults and submissions.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting_alloc;
 
+use counting_alloc::of_this_thread;
 use vhost_user_vsva::core::{Core, DeviceDesc, FaultError, Limits};
 use vhost_user_vsva::wire::{
     DrainRequest, EventRecord, GenerationPayload, Message, MessageType, PageResponse, Payload,
     PgFault, ResponseCode, SmmuCommand, Submission, DEVICE_NONE, PGFAULT_LAST_PAGE, U32, U64,
 };
 use zerocopy::FromZeros;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: everything is passed on to the system's allocator as it is.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps to the rules of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps to the rules of `dealloc`.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn allocations() -> u64 {
-    ALLOCATIONS.get()
-}
 
 struct Driver {
     core: Core,
@@ -127,7 +100,7 @@ fn test_core_in_operation_does_not_allocate() {
         max_pending: 256,
         max_devices: 2,
     };
-    let before_new = allocations();
+    let before_new = of_this_thread();
     let mut driver = Driver {
         core: Core::new(limits, ()).unwrap(),
         seq: 0,
@@ -141,7 +114,7 @@ fn test_core_in_operation_does_not_allocate() {
         max_outstanding: 0,
         pri: false,
     };
-    let before = allocations();
+    let before = of_this_thread();
     driver.core.attach(&desc, 0).unwrap();
     let mut faults = 0;
     let mut replays = 0;
@@ -174,7 +147,7 @@ fn test_core_in_operation_does_not_allocate() {
     }
     driver.core.detach(0, 0).unwrap();
 
-    assert_eq!(allocations() - before, 0);
+    assert_eq!(of_this_thread() - before, 0);
     assert!(before > before_new);
     assert_eq!((faults, replays), (8 * 257, 4 * 256));
 }
