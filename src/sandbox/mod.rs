@@ -10,9 +10,12 @@ use landlock::{
     Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
     RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope, ABI,
 };
-use rustix::thread::{
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs, CapabilitySet, CapabilitySets,
+use rustix::{
+    thread::{
+        clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+        set_no_new_privs, CapabilitySet, CapabilitySets,
+    },
+    time::{clock_gettime, ClockId},
 };
 
 use crate::error::Error;
@@ -51,6 +54,8 @@ pub fn enter(
         what,
         reason: reason.to_string(),
     };
+    // Before Linux 6.4 rustix opens /proc/self/auxv when it looks for the vDSO, at the first use of a clock.
+    let _ = clock_gettime(ClockId::Monotonic);
     set_no_new_privs(true).map_err(|e| failed("no_new_privs", &e))?;
     if mode == SandboxMode::Landlock {
         restrict_access(socket).map_err(|e| failed("Landlock", &e))?;
