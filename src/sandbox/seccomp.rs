@@ -189,7 +189,10 @@ mod tests {
         thread,
     };
 
+    use rustix::time::{clock_gettime, ClockId};
+
     use super::*;
+    use crate::sandbox::{enter, SandboxMode};
 
     const ROLE: &str = "VSVA_SECCOMP_TEST";
     /// The status of a role played to its end; the harness has none like it.
@@ -206,11 +209,25 @@ mod tests {
             .unwrap()
     }
 
+    /// As before Linux 6.4.
+    fn take_get_auxv_away() {
+        let rule = condition(0, SeccompCmpOp::Eq, PR_GET_AUXV as u64).unwrap();
+        let rules = Rules::from([(libc::SYS_prctl, vec![rule])]);
+        let error = Action::Errno(libc::EINVAL as u32);
+        apply(rules, Action::Allow, error).unwrap();
+    }
+
     /// Does not return in a process that has a role.
     fn play() {
         let Ok(role) = env::var(ROLE) else {
             return;
         };
+        if role == "clock" {
+            take_get_auxv_away();
+            enter(SandboxMode::None, SeccompAction::Kill, None).unwrap();
+            let _ = clock_gettime(ClockId::Monotonic);
+            process::exit(PLAYED);
+        }
         let action = if role.ends_with("-log") {
             SeccompAction::Log
         } else {
@@ -247,5 +264,15 @@ mod tests {
             let status = run_as("test_filter_with_needed_calls_lets_them_pass", role);
             assert_eq!(status.code(), Some(PLAYED), "{role}");
         }
+    }
+
+    #[test]
+    fn test_clock_on_a_kernel_without_get_auxv_can_be_read() {
+        play();
+        let status = run_as(
+            "test_clock_on_a_kernel_without_get_auxv_can_be_read",
+            "clock",
+        );
+        assert_eq!(status.code(), Some(PLAYED));
     }
 }
