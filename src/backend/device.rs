@@ -6,7 +6,7 @@
 //! read, events to deliver) is done by the thread that made the step, in [`Device::settle`], so nothing
 //! waits for another thread to wake up.
 //!
-//! Order of locks: channel table, channel reader, channel writer, ring, core.
+//! Order of locks: channel table, channel reader, channel writer, rings, ring, core.
 
 use std::{
     collections::BTreeMap,
@@ -116,11 +116,6 @@ impl Device {
         *self.lock_rings() = Some(rings);
     }
 
-    /// The rings being served.
-    pub fn rings(&self) -> Option<Rings> {
-        self.lock_rings().clone()
-    }
-
     /// The connection has ended.
     pub fn forget_rings(&self) {
         *self.lock_rings() = None;
@@ -220,7 +215,9 @@ impl Device {
     }
 
     fn deliver(&self) {
-        let Some(rings) = self.rings() else { return };
+        // Held, so that nothing is put into rings that have been forgotten.
+        let rings = self.lock_rings();
+        let Some(rings) = &*rings else { return };
         if !self.lock().has_event() && !rings.starving() {
             return;
         }

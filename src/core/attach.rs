@@ -146,6 +146,7 @@ impl<O: Observer> Core<O> {
                 device.channel = NIL;
                 device.held = false;
                 device.lost = Some(reason);
+                device.lost_due = true;
                 while let Some(stag) = self.faults.first(&device.faults).map(|f| f.event.stag) {
                     self.faults.remove(stag, &mut device.faults);
                 }

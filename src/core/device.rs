@@ -36,8 +36,10 @@ pub(super) struct Device {
     /// The front end is changing its page table.
     pub(super) held: bool,
     pub(super) faults: List<BY_DEVICE>,
-    /// DEVICE_LOST is still to be sent.
+    /// Why it is lost.
     pub(super) lost: Option<LostReason>,
+    /// DEVICE_LOST is still to be sent on this connection.
+    pub(super) lost_due: bool,
 }
 
 impl Device {
@@ -52,6 +54,7 @@ impl Device {
             held: false,
             faults: List::new(),
             lost: None,
+            lost_due: false,
         }
     }
 

@@ -235,11 +235,15 @@ impl<O: Observer> Core<O> {
     /// A new connection: both rings count from 1 again. Everything else stays.
     ///
     /// The front end may not know which of its last submissions arrived. It may send those again, with their tickets,
-    /// before the first new one.
+    /// before the first new one. Nor is it known whether it has seen the last messages, so that devices that are lost are
+    /// reported again.
     pub fn rings_reset(&mut self) {
         self.portal_seq = 0;
         self.event_seq = 0;
         self.resync = true;
+        for (_, device) in self.devices.iter_mut() {
+            device.lost_due = device.lost.is_some();
+        }
     }
 
     fn observe(&mut self, now_ns: u64, observation: Observation) {

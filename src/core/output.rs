@@ -50,7 +50,8 @@ impl<O: Observer> Core<O> {
         let lost = self
             .devices
             .iter()
-            .find_map(|(device, lost)| Some((device, lost.lost?)));
+            .filter(|(_, device)| device.lost_due)
+            .find_map(|(number, device)| Some((number, device.lost?)));
         if let Some((device, reason)) = lost {
             return Some(Output::Lost { device, reason });
         }
@@ -137,7 +138,7 @@ impl<O: Observer> Core<O> {
         let observation = match *output {
             Output::Lost { device, .. } => {
                 if let Some(lost) = self.devices.get_mut(device) {
-                    lost.lost = None;
+                    lost.lost_due = false;
                 }
                 Observation::DeviceLostSent { device, seq }
             }

@@ -11,7 +11,7 @@ use vhost_user_vsva::{
     core::Phase,
     frontend::{Event, Frontend, FrontendError, Options},
     wire::{
-        AttachPacket, AttachReply, AttachType, ResponseCode, ATTACH_FLAG_VEVENTQ,
+        AttachPacket, AttachReply, AttachType, LostReason, ResponseCode, ATTACH_FLAG_VEVENTQ,
         ATTACH_PACKET_SIZE, U32,
     },
 };
@@ -271,6 +271,34 @@ fn test_reconnect_delivers_faults_that_came_meanwhile() {
     assert_eq!(event.addr, 0x2000);
     crate::support::resume(&mut frontend, &event);
     assert_eq!(source.answer(), (cookie, ResponseCode::Success));
+}
+
+#[test]
+fn test_reconnect_reports_lost_device_until_it_is_attached_again() {
+    let backend = Backend::start();
+    let OneDevice {
+        mut frontend,
+        source,
+        ..
+    } = OneDevice::new(&backend);
+    let lost = Event::DeviceLost {
+        device: 0,
+        reason: LostReason::Ended as u32,
+    };
+    drop(source);
+    assert_eq!(frontend.wait_event().unwrap(), lost);
+    drop(frontend);
+
+    let mut frontend = backend.connect();
+    assert_eq!(frontend.wait_event().unwrap(), lost);
+    let (mut source, fd) = FaultSource::new(100);
+    let mut attach = frontend.attach_channel().unwrap();
+    attach.attach(&attachment(0), Some(fd.as_fd())).unwrap();
+    drop(frontend);
+
+    let mut frontend = backend.connect();
+    source.raise_read(1, 0x1000);
+    assert_eq!(smmu_event(&mut frontend).addr, 0x1000);
 }
 
 #[test]

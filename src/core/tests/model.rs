@@ -161,6 +161,8 @@ struct World {
     channels: BTreeMap<u32, Hardware>,
     /// Channel of each attached device, `None` if it was lost.
     attached: BTreeMap<u32, Option<u32>>,
+    /// Lost devices that this connection has not heard of.
+    lost_due: BTreeSet<u32>,
     next_channel: u32,
     next_addr: u64,
     /// By address, to find out which fault an event tells of.
@@ -188,6 +190,7 @@ impl World {
             event_seq: 0,
             channels: BTreeMap::new(),
             attached: BTreeMap::new(),
+            lost_due: BTreeSet::new(),
             next_channel: 10,
             next_addr: 0,
             faults: BTreeMap::new(),
@@ -235,6 +238,7 @@ impl World {
             .unwrap();
         self.channels.entry(channel).or_default();
         self.attached.insert(device, Some(channel));
+        self.lost_due.remove(&device);
         self.quiesced.remove(&device);
     }
 
@@ -439,7 +443,9 @@ impl World {
                 assert_eq!(self.core.phase(), Phase::Running);
             }
             MessageType::DeviceLost => {
-                assert_eq!(self.attached[&message.device.get()], None);
+                let device = message.device.get();
+                assert_eq!(self.attached[&device], None);
+                assert!(self.lost_due.remove(&device), "reported twice");
             }
             kind => panic!("{kind:?} on the event ring"),
         }
@@ -564,6 +570,7 @@ impl World {
         let Some(channel) = self.attached.remove(&device) else {
             return;
         };
+        self.lost_due.remove(&device);
         self.forget_device_work(device);
         self.core.detach(device, self.now).unwrap();
         let Some(channel) = channel else { return };
@@ -593,9 +600,10 @@ impl World {
         };
         self.channels.remove(&channel);
         self.guest.retain(|_, event| event.channel != channel);
-        for of in self.attached.values_mut() {
+        for (device, of) in &mut self.attached {
             if *of == Some(channel) {
                 *of = None;
+                self.lost_due.insert(*device);
             }
         }
         self.core.channel_lost(channel, LostReason::Io, self.now);
@@ -650,6 +658,11 @@ impl World {
         self.core.rings_reset();
         self.portal_seq = 0;
         self.event_seq = 0;
+        let lost = self
+            .attached
+            .iter()
+            .filter(|(_, channel)| channel.is_none());
+        self.lost_due = lost.map(|(device, _)| *device).collect();
         let again: Vec<_> = self.pending.iter().rev().take(resend).copied().collect();
         for (ticket, device) in again.into_iter().rev() {
             self.portal(MessageType::Submit, device, &submission(ticket));
@@ -796,6 +809,7 @@ impl World {
         self.serve();
         assert_eq!(self.core.phase(), Phase::Running);
         assert!(self.pending.is_empty(), "each submission is replayed");
+        assert!(self.lost_due.is_empty(), "each loss is reported");
         assert_eq!(self.core.outstanding(), 0);
         assert_eq!(self.core.next_ticket(), self.next_ticket);
     }

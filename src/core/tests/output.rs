@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-use super::rig::{record, Rig};
-use crate::wire::{MessageType, Released};
+use super::rig::{desc, record, Rig};
+use crate::wire::{LostReason, MessageType, Released};
 
 #[test]
 fn test_emit_that_fails_keeps_the_message() {
@@ -68,6 +68,23 @@ fn test_rings_reset_counts_anew_and_keeps_what_was_not_sent() {
     assert_eq!(messages.len(), 1);
     assert_eq!(messages[0].seq.get(), 1);
     assert_eq!(rig.answers(0), [(1, 0), (2, 0)]);
+}
+
+#[test]
+fn test_rings_reset_reports_lost_device_again() {
+    let mut rig = Rig::new();
+    rig.core.channel_lost(0, LostReason::Owner, rig.now);
+    assert_eq!(rig.message_types(), [MessageType::DeviceLost]);
+
+    rig.core.rings_reset();
+    rig.seq = 0;
+    assert_eq!(rig.message_types(), [MessageType::DeviceLost]);
+    assert_eq!(rig.message_types(), []);
+
+    rig.attach(&desc(0, 7));
+    rig.core.rings_reset();
+    rig.seq = 0;
+    assert_eq!(rig.message_types(), []);
 }
 
 #[test]
