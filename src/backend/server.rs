@@ -153,6 +153,10 @@ impl Connection {
     /// Accepts the connection that is waiting.
     fn start(backend: &Arc<Backend>, socket: &mut Socket) -> Result<Self, Error> {
         let failed = Error::system;
+        let done = Wake::new().map_err(failed("Cannot create an eventfd"))?;
+        let finished = done
+            .try_clone()
+            .map_err(failed("Cannot create an eventfd"))?;
         // Both ends count the messages of a new connection's rings from 1.
         backend.device.step(|core, _| core.rings_reset());
         let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
@@ -163,10 +167,6 @@ impl Connection {
             Error::system("Cannot serve the connection")(io::ErrorKind::NotConnected.into())
         })?;
         adapter.set_shutdown(shutdown.clone());
-        let done = Wake::new().map_err(failed("Cannot create an eventfd"))?;
-        let finished = done
-            .try_clone()
-            .map_err(failed("Cannot create an eventfd"))?;
         let device = backend.device.clone();
         let thread = thread::Builder::new()
             .name("vsva-wait".to_owned())
