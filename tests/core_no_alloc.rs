@@ -145,7 +145,7 @@ fn test_core_in_operation_does_not_allocate() {
         driver.core.rings_reset();
         driver.seq = 0;
     }
-    driver.core.detach(0, 0).unwrap();
+    driver.core.reset(0);
 
     assert_eq!(of_this_thread() - before, 0);
     assert!(before > before_new);

@@ -52,6 +52,8 @@ pub(super) struct Channel {
     pub(super) held: u32,
     /// Its other end is the kernel, which aborts faults by itself when a page table is replaced.
     pub(super) kernel: bool,
+    /// It is of the time before a reset, and so are the answers that it has yet to get.
+    pub(super) left_over: bool,
     /// The group whose last record has not been read.
     pub(super) open: Option<u32>,
     groups: List<BY_CHANNEL>,
@@ -118,6 +120,7 @@ impl Channels {
             blocked: None,
             held: 0,
             kernel: false,
+            left_over: false,
             open: None,
             groups: List::new(),
             answers: List::new(),

@@ -307,12 +307,15 @@ impl<O: Observer> Core<O> {
 
     /// The next `count` answers of `channel` were written. They are not given out again.
     pub fn answers_written(&mut self, channel: u32, count: usize, now_ns: u64) {
+        let counted = !self.is_left_over(channel);
         for _ in 0..count {
             let Some(group) = self.take_answer(channel) else {
                 break;
             };
-            self.counters.faults_answered += u64::from(group.records);
-            self.drain.answered = self.drain.answered.saturating_add(group.records);
+            if counted {
+                self.counters.faults_answered += u64::from(group.records);
+                self.drain.answered = self.drain.answered.saturating_add(group.records);
+            }
             self.observe(
                 now_ns,
                 Observation::AnswerWritten {
@@ -328,8 +331,9 @@ impl<O: Observer> Core<O> {
 
     /// The kernel refused the next answer of `channel` with EINVAL: it had aborted the faults itself.
     pub fn answer_aborted(&mut self, channel: u32, now_ns: u64) {
+        let counted = !self.is_left_over(channel);
         if let Some(group) = self.take_answer(channel) {
-            self.counters.answers_aborted += 1;
+            self.counters.answers_aborted += u64::from(counted);
             self.observe(
                 now_ns,
                 Observation::AnswerAborted {
@@ -340,6 +344,13 @@ impl<O: Observer> Core<O> {
             );
         }
         self.settle(now_ns);
+    }
+
+    /// Whether the channel, and all that is answered on it, is of the time before a reset.
+    fn is_left_over(&self, channel: u32) -> bool {
+        let slot = self.channels.find(channel);
+        slot.and_then(|index| self.channels.get(index))
+            .is_some_and(|slot| slot.left_over)
     }
 
     fn take_answer(&mut self, channel: u32) -> Option<Group> {

@@ -15,6 +15,7 @@
 //! | vEVENTQ | [`Core::stage_one_event`] | [`Core::event_room`] |
 //! | clock | [`Core::tick`] | [`Core::deadline`] |
 //! | state stream | [`Core::restore`] | [`Core::snapshot`] |
+//! | connection | [`Core::rings_reset`], [`Core::reset`] | |
 //!
 //! After every input the shell lets [`Core::emit`] fill the buffers that the event ring has, writes the
 //! [`Core::answers`] of each channel, reads the channels that [`Core::next_probe`] names, and arms a timer for
@@ -36,6 +37,7 @@ mod output;
 mod pending;
 mod persist;
 mod portal;
+mod reset;
 mod stage_one;
 mod table;
 #[cfg(test)]

@@ -211,6 +211,8 @@ pub enum Observation {
     /// DEVICE_LOST was put on the event ring.
     #[serde(rename = "device_lost")]
     DeviceLostSent { device: u32, seq: u64 },
+    /// The front end has begun anew; so many devices were detached.
+    Reset { devices: u32 },
     /// A state was loaded.
     Restored {
         generation: u64,

@@ -82,6 +82,12 @@ impl PendingQueue {
         self.queue.iter()
     }
 
+    /// Forgets everything: the next ticket is 0.
+    pub(super) fn clear(&mut self) {
+        self.next_ticket = 0;
+        self.queue.clear();
+    }
+
     /// Replaces the content. The caller has checked that it fits.
     pub(super) fn restore(&mut self, next_ticket: u64, pending: impl Iterator<Item = Pending>) {
         self.next_ticket = next_ticket;

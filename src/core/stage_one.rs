@@ -57,6 +57,10 @@ impl StageOneEvents {
         (CAPACITY - self.0.len()) / ENTRIES_PER_RECORD
     }
 
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub(super) fn drop_device(&mut self, device: u32) {
         self.0.retain(|event| event.device != device);
     }

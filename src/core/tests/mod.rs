@@ -9,5 +9,6 @@ mod model;
 mod output;
 mod persist;
 mod portal;
+mod reset;
 mod rig;
 mod stage_one;

@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Random interleavings of everything that can happen, against simple models of the other sides: hardware that raises
 //! faults and wants each group answered once, a guest that answers events, and a front end that keeps to the protocol
-//! and wants each submission replayed once and in order, over drains, resets, migrations and reconnections.
+//! and wants each submission replayed once and in order, over drains, resets, migrations and reconnections. Another
+//! front end may take its place and begin anew.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
 use super::rig::{desc, dev_id, sid, submission, MS};
-use crate::core::{Core, DeviceDesc, FaultError, Limits, Phase};
+use crate::core::{Core, Counters, DeviceDesc, FaultError, Limits, Phase};
 use crate::state;
 use crate::wire::{
     DrainFailed, DrainFailedReason, DrainRequest, Drained, EventRecord, GenerationPayload,
@@ -47,6 +48,7 @@ enum Op {
     SaveAndStay,
     Migrate,
     Reconnect { resend: usize },
+    BeginAnew { writable: bool },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -75,6 +77,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::SaveAndStay),
         3 => Just(Op::Migrate),
         1 => (0..4usize).prop_map(|resend| Op::Reconnect { resend }),
+        1 => any::<bool>().prop_map(|writable| Op::BeginAnew { writable }),
     ]
 }
 
@@ -183,7 +186,13 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut world = Self {
+        let mut world = Self::blank();
+        world.attach_all();
+        world
+    }
+
+    fn blank() -> Self {
+        Self {
             core: Core::new(LIMITS, ()).unwrap(),
             now: MS,
             portal_seq: 0,
@@ -206,11 +215,13 @@ impl World {
             unknown_answers: 0,
             aborted_answers: 0,
             replays: 0,
-        };
-        for device in 0..DEVICES {
-            world.attach(device);
         }
-        world
+    }
+
+    fn attach_all(&mut self) {
+        for device in 0..DEVICES {
+            self.attach(device);
+        }
     }
 
     /// Devices 0 and 1 share a channel as long as it lasts; device 1 has a limit of 2 faults.
@@ -576,22 +587,61 @@ impl World {
         let Some(channel) = channel else { return };
         let others = self.attached.values().any(|c| *c == Some(channel));
         if !others {
-            // As the kernel does: nothing is left to translate for, so what was not read is aborted.
-            let hardware = self.channels.get_mut(&channel).unwrap();
-            hardware.closing = true;
-            hardware.unread.clear();
-            hardware
-                .groups
-                .retain(|_, group| group.faults.iter().any(|f| *f != Fault::Unread));
-            for group in hardware.groups.values_mut() {
-                for fault in &mut group.faults {
-                    if *fault == Fault::Unread {
-                        *fault = Fault::Answered(ResponseCode::Invalid);
-                    }
+            self.close(channel);
+        }
+    }
+
+    /// No device is left on a channel. As the kernel does: there is nothing to translate for, so what was not read is
+    /// aborted.
+    fn close(&mut self, channel: u32) {
+        let hardware = self.channels.get_mut(&channel).unwrap();
+        hardware.closing = true;
+        hardware.unread.clear();
+        hardware
+            .groups
+            .retain(|_, group| group.faults.iter().any(|f| *f != Fault::Unread));
+        for group in hardware.groups.values_mut() {
+            for fault in &mut group.faults {
+                if *fault == Fault::Unread {
+                    *fault = Fault::Answered(ResponseCode::Invalid);
                 }
             }
-            self.reap(channel);
         }
+        self.reap(channel);
+    }
+
+    /// Another front end resets the back-end and attaches its devices. As the shell does: no channel outlasts the reset,
+    /// whether it takes its last answers or not.
+    fn begin_anew(&mut self, writable: bool) {
+        let attached = std::mem::take(&mut self.attached);
+        for device in attached.keys() {
+            self.forget_device_work(*device);
+        }
+        self.core.reset(self.now);
+        let channels: Vec<u32> = self.channels.keys().copied().collect();
+        for channel in channels {
+            self.close(channel);
+            while writable && self.channels.contains_key(&channel) {
+                self.write_answers(channel, 4);
+            }
+            if self.channels.remove(&channel).is_some() {
+                self.core.channel_lost(channel, LostReason::Io, self.now);
+            }
+        }
+        *self = Self {
+            next_channel: self.next_channel,
+            next_addr: self.next_addr,
+            now: self.now,
+            core: std::mem::replace(&mut self.core, Core::new(LIMITS, ()).unwrap()),
+            ..Self::blank()
+        };
+        let new = Core::new(LIMITS, ()).unwrap();
+        assert_eq!(self.core.config_space(self.now), new.config_space(self.now));
+        assert_eq!(self.core.counters(), Counters::default());
+        assert_eq!(self.core.generation(), 0);
+        assert_eq!(self.core.next_ticket(), 0);
+        assert!(!self.core.has_event());
+        self.attach_all();
     }
 
     fn channel_lost(&mut self, device: u32) {
@@ -734,6 +784,7 @@ impl World {
             }
             Op::Migrate => self.migrate(),
             Op::Reconnect { resend } => self.reconnect(resend),
+            Op::BeginAnew { writable } => self.begin_anew(writable),
         }
         self.probe();
         self.check_bounds();
