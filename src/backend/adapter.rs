@@ -46,7 +46,7 @@ const PORTAL_BATCH: usize = 64;
 pub struct Adapter {
     backend: std::sync::Arc<Backend>,
     memory: Memory,
-    /// Held while chains of the portal ring are being worked on; GET_VRING_BASE waits for it.
+    /// Held while chains of the portal ring are being worked on; GET_VRING_BASE and RESET_DEVICE wait for it.
     portal: Mutex<Vec<PortalChain>>,
     rings: OnceLock<Rings>,
     transfer: Transfer,
@@ -152,9 +152,17 @@ impl VhostUserBackend for Adapter {
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::SHARED_OBJECT
             | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::RESET_DEVICE
     }
 
     fn set_event_idx(&self, _enabled: bool) {}
+
+    fn reset_device(&self) {
+        // Both rings are disabled. Held, so that no message that was taken before is still being worked on.
+        let _portal = self.portal.lock().unwrap_or_else(PoisonError::into_inner);
+        self.transfer.cancel();
+        self.backend.reset();
+    }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
         let config = self.backend.config_space();

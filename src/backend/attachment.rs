@@ -15,7 +15,10 @@ use super::{
     poller::Interest,
     recover,
 };
-use crate::core::{AttachError, DetachError, DeviceDesc, HoldError};
+use crate::{
+    core::{AttachError, DetachError, DeviceDesc, HoldError},
+    wire::LostReason,
+};
 
 /// What comes with ATTACH.
 #[derive(Debug, Default)]
@@ -144,6 +147,18 @@ impl Device {
         self.settle();
         self.close_unused();
         Ok(())
+    }
+
+    /// Detaches all devices and forgets everything else. When this returns, no channel is left: what it did not take of
+    /// its last answers is dropped with it. The event ring is disabled and the attach channel closed.
+    pub fn reset(&self) {
+        self.step(|core, now| core.reset(now));
+        self.settle();
+        self.close_unused();
+        for channel in self.channels().values() {
+            let text = "it does not take the answers that a reset has left to it";
+            self.lose(channel, LostReason::Io, &text);
+        }
     }
 
     /// The front end is about to change the page table of a device. When this returns, its channel is neither read

@@ -97,6 +97,8 @@ impl Device {
                 channel.read_blocked.store(true, Ordering::Relaxed);
                 false
             }
+            // Its last device has just been detached: it is about to be closed.
+            ReadEnd::Refused(FaultError::UnknownChannel { .. }) => false,
             ReadEnd::Refused(e) => self.lose(channel, LostReason::Protocol, &e),
             ReadEnd::Again(e) => {
                 log::warn!("fault channel {}: {e}; trying again", channel.number);

@@ -6,7 +6,7 @@
 //! read, events to deliver) is done by the thread that made the step, in [`Device::settle`], so nothing
 //! waits for another thread to wake up.
 //!
-//! Order of locks: channel table, channel reader, channel writer, rings, ring, core.
+//! Order of locks: portal, attach channel, channel table, channel reader, channel writer, rings, ring, core.
 
 use std::{
     collections::BTreeMap,

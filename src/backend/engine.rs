@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         atomic::{AtomicBool, Ordering},
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
     },
     thread::{self, JoinHandle},
 };
@@ -46,8 +46,14 @@ pub struct Engine {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
-    /// A new attach channel, until the engine has seen it.
+    /// The attach channel. Held while a request is being served.
     attach: Mutex<Option<AttachSocket>>,
+}
+
+impl Shared {
+    fn attach(&self) -> MutexGuard<'_, Option<AttachSocket>> {
+        self.attach.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Engine {
@@ -61,10 +67,9 @@ impl Engine {
             .map_err(failed("Cannot set up epoll"))?;
         let shared = Arc::new(Shared::default());
         let thread = {
-            let mut worker = Worker {
+            let worker = Worker {
                 device: device.clone(),
                 shared: shared.clone(),
-                attach: None,
             };
             thread::Builder::new()
                 .name("vsva-engine".to_owned())
@@ -81,13 +86,18 @@ impl Engine {
     /// Opens a new attach channel in place of the one there was; the result is the front end's end.
     pub fn open_attach_channel(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = AttachSocket::pair()?;
-        *self
-            .shared
-            .attach
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(ours);
-        self.device.wake().set();
+        let mut attach = self.shared.attach();
+        close_attach(&self.device, &mut attach);
+        self.device
+            .poller()
+            .add(&ours, TOKEN_ATTACH, Interest::Read)?;
+        *attach = Some(ours);
         Ok(theirs)
+    }
+
+    /// Closes the attach channel. When this returns, no request of it has an effect any more.
+    pub fn close_attach_channel(&self) {
+        close_attach(&self.device, &mut self.shared.attach());
     }
 }
 
@@ -105,14 +115,21 @@ impl Drop for Engine {
     }
 }
 
+fn close_attach(device: &Device, attach: &mut Option<AttachSocket>) {
+    if let Some(old) = attach.take() {
+        if let Err(e) = device.poller().remove(&old) {
+            log::error!("attach channel: epoll: {e}");
+        }
+    }
+}
+
 struct Worker {
     device: Arc<Device>,
     shared: Arc<Shared>,
-    attach: Option<AttachSocket>,
 }
 
 impl Worker {
-    fn run(&mut self) {
+    fn run(&self) {
         let mut ready = Vec::new();
         while !self.shared.stop.load(Ordering::Acquire) {
             if let Err(e) = self.device.poller().wait(&mut ready) {
@@ -127,12 +144,9 @@ impl Worker {
         self.device.log.flush();
     }
 
-    fn serve(&mut self, ready: Ready) {
+    fn serve(&self, ready: Ready) {
         match ready.token {
-            TOKEN_WAKE => {
-                self.device.wake().clear();
-                self.replace_attach_channel();
-            }
+            TOKEN_WAKE => self.device.wake().clear(),
             TOKEN_TIMER => {
                 let mut expirations = [0; 8];
                 // Nothing to read: the timer has been set anew in the meantime.
@@ -150,47 +164,24 @@ impl Worker {
         }
     }
 
-    fn replace_attach_channel(&mut self) {
-        let new = self
-            .shared
-            .attach
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(new) = new else { return };
-        self.close_attach();
-        match self.device.poller().add(&new, TOKEN_ATTACH, Interest::Read) {
-            Ok(()) => self.attach = Some(new),
-            Err(e) => log::error!("attach channel: epoll: {e}"),
-        }
-    }
-
-    fn close_attach(&mut self) {
-        if let Some(old) = self.attach.take() {
-            if let Err(e) = self.device.poller().remove(&old) {
-                log::error!("attach channel: epoll: {e}");
-            }
-        }
-    }
-
-    fn serve_attach(&mut self) {
-        let Some(socket) = &self.attach else { return };
+    fn serve_attach(&self) {
+        let mut attach = self.shared.attach();
+        let Some(socket) = &*attach else { return };
         let reply = match socket.receive() {
             Ok(Received::Request(request, fds)) => self.answer(&request, fds),
             Ok(Received::Malformed(request, text)) => {
                 reply(&request, Errno::INVAL.raw_os_error(), text)
             }
             Ok(Received::Nothing) => return,
-            Ok(Received::Closed) => return self.close_attach(),
+            Ok(Received::Closed) => return close_attach(&self.device, &mut attach),
             Err(e) => {
                 log::error!("attach channel: {e}");
-                return self.close_attach();
+                return close_attach(&self.device, &mut attach);
             }
         };
-        let Some(socket) = &self.attach else { return };
         if let Err(e) = socket.send(&reply) {
             log::error!("attach channel: cannot reply, the front end does not read: {e}");
-            self.close_attach();
+            close_attach(&self.device, &mut attach);
         }
     }
 

@@ -5,7 +5,7 @@
 //! | Thread | Does |
 //! |---|---|
 //! | main | waits for connections and signals |
-//! | `vsva` | vhost-user requests; posts work to the others and waits for none |
+//! | `vsva` | vhost-user requests; waits for the others only as long as what they have begun takes |
 //! | `vring_worker` | messages of the portal ring, the answers and events that come of them |
 //! | `vsva-engine` | faults and the events that come of them, attach channel, deadline, event log |
 //! | `vsva-save`, `vsva-load` | the bytes of one state transfer |
@@ -51,5 +51,13 @@ impl Backend {
         config.state_version.set(self.state_version.version);
         config.state_compat.set(self.state_version.compat);
         config
+    }
+
+    /// Begins anew, as after the start of the process.
+    fn reset(&self) {
+        // First, or a request that has not been read yet would attach a device of the front end before.
+        self.engine.close_attach_channel();
+        self.device.reset();
+        log::info!("reset by the front end");
     }
 }

@@ -128,7 +128,8 @@ pub struct Frontend {
 }
 
 impl Frontend {
-    /// Connects to the socket of a back-end and starts the rings.
+    /// Connects to the socket of a back-end and starts the rings. What another front end has left there stays:
+    /// [`Self::reset_backend`].
     pub fn connect(path: impl AsRef<Path>, options: &Options) -> Result<Self, FrontendError> {
         let stream = UnixStream::connect(path)
             .map_err(FrontendError::system("cannot connect to the back-end"))?;
@@ -168,7 +169,8 @@ impl Frontend {
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::SHARED_OBJECT
-            | VhostUserProtocolFeatures::DEVICE_STATE;
+            | VhostUserProtocolFeatures::DEVICE_STATE
+            | VhostUserProtocolFeatures::RESET_DEVICE;
         if !protocol_offered.contains(protocol) {
             return Err(FrontendError::Incompatible(format!(
                 "protocol features {protocol_offered:?} lack some of {protocol:?}"
@@ -188,15 +190,13 @@ impl Frontend {
             .set_features(features)
             .map_err(FrontendError::request("SET_FEATURES"))?;
 
-        let (portal_layout, middle) = Layout::at(RING_MEMORY, options.queue_size);
-        let (events_layout, end) = Layout::at(middle, options.queue_size);
-        let memory = ring_memory(end.unchecked_offset_from(RING_MEMORY))?;
+        let (memory, portal, events) = new_rings(options.queue_size)?;
         let mut frontend = Self {
             vhost_user,
             options: *options,
             features,
-            portal: Ring::new(memory.clone(), portal_layout, Direction::ToBackend)?,
-            events: Ring::new(memory.clone(), events_layout, Direction::FromBackend)?,
+            portal,
+            events,
             memory,
             stopped: Some([0; NUM_RINGS]),
             portal_seq: 0,
@@ -211,6 +211,29 @@ impl Frontend {
             )));
         }
         Ok(frontend)
+    }
+
+    /// Makes the back-end as it was when its process started, whatever this front end or one before it has left there:
+    /// devices are detached, their faults answered INVALID, the queue is empty, the next ticket is 0, the phase is
+    /// RUNNING. The attach channel is closed.
+    ///
+    /// A VMM with a new VM does this between [`Self::negotiate`] and [`Self::start`]. One that has lost its connection and
+    /// goes on with the same VM must not do it. The rings must be stopped; they are new ones afterwards, and so are
+    /// [`Self::event_fd`] and [`Self::portal_fd`].
+    pub fn reset_backend(&mut self) -> Result<(), FrontendError> {
+        self.require_stopped()?;
+        let (memory, portal, events) = new_rings(self.options.queue_size)?;
+        self.vhost_user
+            .reset_device()
+            .map_err(FrontendError::request("RESET_DEVICE"))?;
+        // A reset takes the acknowledged features back.
+        self.vhost_user
+            .set_features(self.features)
+            .map_err(FrontendError::request("SET_FEATURES"))?;
+        (self.memory, self.portal, self.events) = (memory, portal, events);
+        self.stopped = Some([0; NUM_RINGS]);
+        (self.portal_seq, self.event_seq, self.completed) = (0, 0, 0);
+        Ok(())
     }
 
     /// Whether the back-end drains before a migration; otherwise the VM must not migrate.
@@ -306,7 +329,7 @@ impl Frontend {
         self.send(MessageType::Release, DEVICE_NONE, &payload)
     }
 
-    /// Tells that the guest has reset a device.
+    /// Tells that the guest has reset a device. See [`Self::reset_backend`] for all that the back-end has.
     pub fn reset(&mut self, device: u32) -> Result<u64, FrontendError> {
         self.send::<[u8; 0]>(MessageType::Reset, device, &[])
     }
@@ -498,6 +521,16 @@ impl Frontend {
         }
         Ok(())
     }
+}
+
+/// Two empty rings and the memory that they are in.
+fn new_rings(queue_size: u16) -> Result<(GuestMemoryMmap, Ring, Ring), FrontendError> {
+    let (portal, middle) = Layout::at(RING_MEMORY, queue_size);
+    let (events, end) = Layout::at(middle, queue_size);
+    let memory = ring_memory(end.unchecked_offset_from(RING_MEMORY))?;
+    let portal = Ring::new(memory.clone(), portal, Direction::ToBackend)?;
+    let events = Ring::new(memory.clone(), events, Direction::FromBackend)?;
+    Ok((memory, portal, events))
 }
 
 fn ring_memory(size: u64) -> Result<GuestMemoryMmap, FrontendError> {

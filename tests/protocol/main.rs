@@ -5,5 +5,6 @@ mod connection;
 mod drain;
 mod faults;
 mod process;
+mod reset;
 mod robustness;
 mod support;

@@ -78,6 +78,14 @@ impl Backend {
         Frontend::negotiate(self.stream(), &options()).unwrap()
     }
 
+    /// Connects as the front end of a new VM does.
+    pub fn connect_anew(&self) -> Frontend {
+        let mut frontend = self.negotiate();
+        frontend.reset_backend().unwrap();
+        frontend.start().unwrap();
+        frontend
+    }
+
     /// The names of the open descriptors' files, once all requests of `frontend` have been dealt with.
     pub fn descriptors(&self, frontend: &mut Frontend) -> Vec<String> {
         frontend.config().unwrap();
@@ -215,6 +223,13 @@ impl FaultSource {
         (answer.cookie.get(), code)
     }
 
+    /// How many answers come before the back-end closes the channel.
+    pub fn answers_until_end(&mut self) -> usize {
+        let mut bytes = Vec::new();
+        self.stream.read_to_end(&mut bytes).expect("an end");
+        bytes.len() / PAGE_RESPONSE_SIZE
+    }
+
     /// Whether there is an answer that nobody has taken.
     pub fn has_answer(&mut self) -> bool {
         self.stream.set_nonblocking(true).unwrap();
@@ -247,7 +262,10 @@ pub const SID: u32 = 0x10;
 
 impl OneDevice {
     pub fn new(backend: &Backend) -> Self {
-        let mut frontend = backend.connect();
+        Self::with_frontend(backend.connect())
+    }
+
+    pub fn with_frontend(mut frontend: Frontend) -> Self {
         let mut attach = frontend.attach_channel().unwrap();
         let (source, fd) = FaultSource::new(100);
         attach.attach(&attachment(0), Some(fd.as_fd())).unwrap();
