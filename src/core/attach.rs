@@ -88,6 +88,9 @@ impl<O: Observer> Core<O> {
             if slot.devices == 0 {
                 // Nobody waits for the rest of a group, and nothing reads the channel any more.
                 self.channels.close_group(channel);
+            } else {
+                // Its last faults may have come since the channel was read.
+                slot.empty = false;
             }
             self.channels.close_if_unused(channel);
         }

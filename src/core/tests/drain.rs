@@ -345,6 +345,24 @@ fn test_detach_of_the_last_busy_device_ends_the_drain() {
 }
 
 #[test]
+fn test_detach_while_draining_has_the_shared_channel_read_again() {
+    let mut rig = Rig::new();
+    rig.attach(&desc(1, 0));
+    rig.drain(1, 100);
+    rig.quiesced(1, 1);
+    rig.core.channel_empty(0, rig.now);
+
+    rig.core.detach(0, rig.now).unwrap();
+
+    assert_eq!(rig.core.phase(), Phase::Draining);
+    assert_eq!(rig.core.next_probe(), Some(0));
+    rig.fault(0, &record(0, 1));
+    assert_eq!(rig.answers(0), [(1, 1)]);
+    rig.probe();
+    drained(&rig.messages());
+}
+
+#[test]
 fn test_submissions_are_queued_until_release() {
     let mut rig = Rig::new();
     rig.drain(1, 100);
