@@ -33,6 +33,17 @@ class StopWaits(VsvaTest):
         names = [event.name for event in vm.qmp.events.all(since)]
         self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"), names)
 
+    def assert_failed_for_stop(self, vm, since, request):
+        names = [event.name for event in vm.qmp.events.all(since) if event.name.startswith("VSVA_")]
+        self.assertEqual(names, ["VSVA_DRAIN_STARTED", "VSVA_DRAIN_FAILED", "VSVA_RELEASED"])
+        failed = vm.qmp.find("VSVA_DRAIN_FAILED", since)[0].data
+        self.assertEqual((failed["id"], failed["reason"], failed["outstanding"], failed["sid"]),
+                         ("vsva0", "stop-timeout", 1, 0x10 << 3))
+        self.assertEqual(failed["address"] & ~0xfff, int(request["dst"], 0) & ~0xfff)
+        self.assertGreater(failed["ssid"], 0)
+        self.assertGreaterEqual(failed["age-ms"], IMPATIENT["stop-timeout"])
+        self.assertRegex(failed["message"], "not drained within 500 ms: 1 page fault")
+
     def save_and_restore(self, source, **options):
         uri = f"file:{self.sockets}/state"
         since = migration.start_outgoing(source, uri)
@@ -104,6 +115,7 @@ class StopWaits(VsvaTest):
         self.assertEqual(source.qmp.find("STOP", since), [])
         self.assertEqual(source.qmp.cmd("query-status")["status"], "running")
         source.qmp.wait("VSVA_RELEASED", 30, since)
+        self.assert_failed_for_stop(source, since, request)
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
         source.guest.cmd("hold off")
         self.assert_all_done(source, 11)
@@ -160,4 +172,5 @@ class StopWaits(VsvaTest):
         self.assertEqual(source.qmp.cmd("query-vsva")[0]["phase"], "draining")
         source.guest.cmd("hold off")
         self.assert_migrated(source, destination, since)
+        self.assertEqual(source.qmp.find("VSVA_DRAIN_FAILED", since), [])
         self.assert_all_done(destination, 1)
