@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # shellcheck shell=bash
 # Deployment beside libvirt: the programs of deploy/, and domains of a real libvirtd
-# that a real systemd runs, on one or two Debians in namespaces of their own.
+# that a real systemd runs, on one or two Debians in namespaces of their own, or in a
+# virtual machine with Debian's own kernel.
 
 . "$VSVA_TEST_VM/lib/avocado.sh"
 
@@ -44,7 +45,7 @@ needs()
 {
 	LIBVIRT_HINDRANCE=$(libvirt_hindrance)
 	[ -z "$LIBVIRT_HINDRANCE" ] || return 0
-	setup_machine debootstrap iproute2 util-linux
+	setup_machine debootstrap e2fsprogs iproute2 util-linux
 	VSVA_LIBVIRT_ROOT=$(libvirt_root)/root
 	export VSVA_LIBVIRT_ROOT
 }

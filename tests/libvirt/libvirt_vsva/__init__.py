@@ -2,6 +2,7 @@
 """Base class of the tests with a real libvirtd. Each test has hosts of its own, and logs are kept if it fails."""
 
 import os
+import platform
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -10,8 +11,10 @@ from pathlib import Path
 from avocado_vsva import VsvaTest
 from avocado_vsva.environment import Environment
 
+from .container import Container
 from .domain import Domain
-from .host import Background, CommandError, Host
+from .host import Background, CommandError
+from .machine import Machine
 
 __all__ = ["LONG_DEADLINE", "OUTSTANDING", "Background", "CommandError", "LibvirtTest"]
 
@@ -52,7 +55,15 @@ class LibvirtTest(VsvaTest):
         super().tearDown()
 
     def new_host(self, name="source", **options):
-        host = Host(self.environment, name, self.folder, self.scratch, **options)
+        return self._added(Container(self.environment, name, self.folder, self.scratch, **options))
+
+    def new_machine(self):
+        """A host with Debian's own kernel."""
+        if platform.machine() != "x86_64":
+            self.skipTest("the machine that is emulated is an x86_64, and needs programs for it")
+        return self._added(Machine(self.environment, "machine", self.folder, self.scratch))
+
+    def _added(self, host):
         self.hosts.append(host)
         return host
 

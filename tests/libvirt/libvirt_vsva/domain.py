@@ -94,7 +94,7 @@ class Domain:
     def start(self):
         self.virsh("start")
         self.connect()
-        self.guest.wait_ready()
+        self.guest.wait_ready(60 * self.host.patience)
         return self
 
     def connect(self):
@@ -102,10 +102,8 @@ class Domain:
         self._disconnect()
         live = ElementTree.fromstring(self.virsh("dumpxml"))
         path = live.find("devices/channel/source").get("path")
-        sock = socket.socket(socket.AF_UNIX)
-        sock.connect(str(self.host.path(path)))
-        self._socket = sock
-        self.guest = Guest(self.host.name, sock, self._folder / f"{self.host.name}-guest.jsonl")
+        self._socket = self.host.connect(path)
+        self.guest = Guest(self.host.name, self._socket, self._folder / f"{self.host.name}-guest.jsonl")
 
     def _disconnect(self):
         if self._socket is not None:
