@@ -146,7 +146,7 @@ fn test_backend_in_operation_does_not_allocate() {
         ticket: 0,
         generation: 0,
     };
-    // Buffers grow to their size.
+    // What the threads and the library make once.
     rig.faults();
     rig.drain_and_replay();
 

@@ -63,7 +63,7 @@ impl Adapter {
         Adapter {
             backend,
             memory,
-            portal: Mutex::default(),
+            portal: Mutex::new(Vec::with_capacity(PORTAL_BATCH)),
             rings: OnceLock::new(),
             transfer: Transfer::default(),
             shutdown: OnceLock::new(),

@@ -19,7 +19,7 @@ use super::{
     attach::{AttachSocket, Received},
     attachment::{AttachFailure, AttachFds},
     device::Device,
-    poller::{Interest, Ready},
+    poller::{Interest, Ready, BATCH},
 };
 use crate::{
     core::{AttachError, DeviceDesc, HoldError},
@@ -130,7 +130,7 @@ struct Worker {
 
 impl Worker {
     fn run(&self) {
-        let mut ready = Vec::new();
+        let mut ready = Vec::with_capacity(BATCH);
         while !self.shared.stop.load(Ordering::Acquire) {
             if let Err(e) = self.device.poller().wait(&mut ready) {
                 log::error!("the engine cannot wait for events, faults are not served: {e}");

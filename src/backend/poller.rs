@@ -11,6 +11,9 @@ use epoll::{ControlOptions, Event, Events};
 
 use crate::sys;
 
+/// Most descriptors that [`Poller::wait`] tells of at a time.
+pub const BATCH: usize = 32;
+
 /// An epoll instance.
 pub struct Poller(OwnedFd);
 
@@ -91,7 +94,7 @@ impl Poller {
 
     /// Waits until something is ready.
     pub fn wait(&self, ready: &mut Vec<Ready>) -> io::Result<()> {
-        let mut events = [Event { events: 0, data: 0 }; 32];
+        let mut events = [Event { events: 0, data: 0 }; BATCH];
         ready.clear();
         let count = match epoll::wait(self.0.as_raw_fd(), -1, &mut events) {
             Ok(count) => count,
