@@ -150,13 +150,17 @@ fn test_backend_in_operation_does_not_allocate() {
     rig.faults();
     rig.drain_and_replay();
 
-    let before = of_other_threads();
-    for _ in 0..20 {
-        rig.faults();
-        rig.drain_and_replay();
-    }
-    let after = of_other_threads();
-
-    assert!(before > 0, "the back-end is in this process");
-    assert_eq!(after - before, 0);
+    assert!(of_other_threads() > 0, "the back-end is in this process");
+    let mut allocations = || {
+        let before = of_other_threads();
+        for _ in 0..20 {
+            rig.faults();
+            rig.drain_and_replay();
+        }
+        of_other_threads() - before
+    };
+    // The thread for requests allocates when it begins to wait for the next one: once, and any time after the last.
+    let first = allocations();
+    assert!(first <= 1, "{first} allocations");
+    assert_eq!(allocations(), 0);
 }

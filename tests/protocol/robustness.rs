@@ -11,7 +11,7 @@ use vhost_user_vsva::{
 use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
 
-use crate::support::{submission, Backend, OneDevice, LONG};
+use crate::support::{retry_on_intr, submission, Backend, OneDevice, LONG};
 
 const MESSAGE: u32 = 64;
 const NEXT: u16 = low_half(VRING_DESC_F_NEXT);
@@ -236,7 +236,7 @@ fn wait_closed(mut stream: UnixStream) {
     use std::io::Read;
     stream.set_read_timeout(Some(crate::support::HANG)).unwrap();
     let mut byte = [0];
-    match stream.read(&mut byte) {
+    match retry_on_intr(|| stream.read(&mut byte)) {
         Ok(0) => {}
         Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
         other => panic!("expected the connection to be closed, not {other:?}"),

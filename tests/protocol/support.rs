@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixDatagram, UnixStream},
@@ -56,7 +56,7 @@ impl Backend {
             .unwrap();
         let backend = Self { dir, child };
         let mut message = [0; 64];
-        let len = notify.recv(&mut message).expect("the back-end gets ready");
+        let len = retry_on_intr(|| notify.recv(&mut message)).expect("the back-end gets ready");
         assert_eq!(message[..len].trim_ascii_end(), b"READY=1");
         backend
     }
@@ -125,6 +125,16 @@ impl Drop for Backend {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A call with a timeout is not begun again by the system when a signal comes.
+pub fn retry_on_intr<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
@@ -328,8 +338,6 @@ pub fn wait_readable(event: &vmm_sys_util::eventfd::EventFd) {
         )
         .unwrap();
     let timeout = i32::try_from(HANG.as_millis()).unwrap();
-    let ready = epoll
-        .wait(timeout, std::slice::from_mut(&mut poll))
-        .unwrap();
+    let ready = retry_on_intr(|| epoll.wait(timeout, std::slice::from_mut(&mut poll))).unwrap();
     assert_eq!(ready, 1, "the back-end gives buffers back");
 }
