@@ -8,8 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
-from .host import BOOT_TIMEOUT, COMMAND_TIMEOUT, CommandError, Host
+from .host import COMMAND_TIMEOUT, CommandError, Host
 
+BOOT_TIMEOUT = 120
 NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc", "--fork", "--kill-child")
 
 

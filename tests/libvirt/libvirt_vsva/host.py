@@ -9,7 +9,6 @@ import threading
 import uuid
 
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
-BOOT_TIMEOUT = 120
 COMMAND_TIMEOUT = 120
 IMAGES = "/var/lib/libvirt/images"
 QEMU = "/usr/local/bin/qemu-system-aarch64"
