@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     session::Session,
-    wait::{until, LIMIT},
+    wait::{readable, until, LIMIT},
 };
 
 fn submission(ticket: u64) -> Submission {
@@ -56,6 +56,8 @@ pub fn test_drain_does_not_end_while_held(platform: Platform) {
     let (mut hardware, mut session) = served(platform, 1);
     session.attach.hold(0).expect("HOLD");
     let id = raise(&mut *hardware, 0);
+    // Stalled: what has not got as far is still in flight, and a device with that has not quiesced.
+    assert!(readable(hardware.fault_fd(), LIMIT));
 
     session.front_end.drain(1, LIMIT).expect("DRAIN");
     session.front_end.quiesced(0, 1).expect("DEVICE_QUIESCED");

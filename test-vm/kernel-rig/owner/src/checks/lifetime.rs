@@ -44,6 +44,7 @@ pub fn test_backend_killed_successor_aborts_what_it_had_read(platform: Platform)
 pub fn test_recover_with_nothing_left_aborts_nothing(platform: Platform) {
     let mut hardware = platform.hardware(1);
     let unread = raise(&mut *hardware, 0);
+    assert!(readable(hardware.fault_fd(), LIMIT));
     let mut session = Session::start();
 
     let companions = Companions {

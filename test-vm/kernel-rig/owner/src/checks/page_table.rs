@@ -141,6 +141,7 @@ pub fn test_hold_without_replace_keeps_faults_and_answers(platform: Platform) {
     session.attach.hold(0).expect("HOLD");
     session.handle(&mut *hardware, &event);
     let second = raise(&mut *hardware, 1);
+    assert!(readable(hardware.fault_fd(), LIMIT));
     let config = session.config();
     assert_eq!(
         (
