@@ -7,7 +7,7 @@ use std::{
     os::fd::OwnedFd,
     sync::{
         atomic::{AtomicBool, Ordering},
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
     },
     thread::{self, JoinHandle},
 };
@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::{
     attach::{AttachSocket, Received},
     attachment::{AttachFailure, AttachFds},
-    device::Device,
+    device::{lock, Device},
     poller::{Interest, Ready, BATCH},
 };
 use crate::{
@@ -48,12 +48,6 @@ struct Shared {
     stop: AtomicBool,
     /// The attach channel. Held while a request is being served.
     attach: Mutex<Option<AttachSocket>>,
-}
-
-impl Shared {
-    fn attach(&self) -> MutexGuard<'_, Option<AttachSocket>> {
-        self.attach.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Engine {
@@ -86,7 +80,7 @@ impl Engine {
     /// Opens a new attach channel in place of the one there was; the result is the front end's end.
     pub fn open_attach_channel(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = AttachSocket::pair()?;
-        let mut attach = self.shared.attach();
+        let mut attach = lock(&self.shared.attach);
         close_attach(&self.device, &mut attach);
         self.device
             .poller()
@@ -97,7 +91,7 @@ impl Engine {
 
     /// Closes the attach channel. When this returns, no request of it has an effect any more.
     pub fn close_attach_channel(&self) {
-        close_attach(&self.device, &mut self.shared.attach());
+        close_attach(&self.device, &mut lock(&self.shared.attach));
     }
 }
 
@@ -165,7 +159,7 @@ impl Worker {
     }
 
     fn serve_attach(&self) {
-        let mut attach = self.shared.attach();
+        let mut attach = lock(&self.shared.attach);
         let Some(socket) = &*attach else { return };
         let reply = match socket.receive() {
             Ok(Received::Request(request, fds)) => self.answer(&request, fds),

@@ -20,7 +20,7 @@ use rustix::{
 };
 use vhost_user_vsva::frontend::Frontend;
 
-use crate::support::{command, options, Backend, OneDevice};
+use crate::support::{command, event_records, options, Backend, OneDevice};
 
 fn run(command: &mut Command) -> Output {
     command
@@ -263,11 +263,7 @@ fn test_event_log_tells_the_life_of_a_fault() {
     drop(vm);
     assert!(backend.terminate().success());
 
-    let text = fs::read_to_string(&log).unwrap();
-    let records: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let records = event_records(&log);
     let names: Vec<&str> = records
         .iter()
         .map(|r| r["event"].as_str().unwrap())

@@ -2,7 +2,6 @@
 //! A back-end that has served one VM and is to serve the next.
 
 use std::{
-    fs,
     io::{Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
@@ -20,7 +19,8 @@ use vhost_user_vsva::{
 use zerocopy::IntoBytes;
 
 use crate::support::{
-    attachment, options, smmu_event, submission, Backend, FaultSource, OneDevice, LONG,
+    attachment, event_records, options, smmu_event, submission, Backend, FaultSource, OneDevice,
+    LONG,
 };
 
 const RESET_DEVICE: u32 = 34;
@@ -256,11 +256,7 @@ fn test_reset_is_in_the_event_log() {
     drop(backend.connect_anew());
     assert!(backend.terminate().success());
 
-    let text = fs::read_to_string(&log).unwrap();
-    let records: Vec<serde_json::Value> = text
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let records = event_records(&log);
     let reset: Vec<_> = records.iter().filter(|r| r["event"] == "reset").collect();
     assert_eq!(reset.len(), 1);
     assert_eq!(reset[0]["devices"], 1);

@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixDatagram, UnixStream},
     },
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
 };
@@ -136,6 +136,14 @@ pub fn retry_on_intr<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T
             result => return result,
         }
     }
+}
+
+/// What an event log has in its lines.
+pub fn event_records(log: &Path) -> Vec<serde_json::Value> {
+    let text = fs::read_to_string(log).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// The program, its messages going to the test's.
