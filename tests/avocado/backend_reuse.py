@@ -40,7 +40,7 @@ class BackendReuse(VsvaTest):
         since = self.start_migration(source, destination)
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_migrated(source, destination, since)
         self.assertGreater(destination.qmp.wait("VSVA_RELEASED", 30).data["replayed"], 0)
         self.assert_all_done(destination, done + 21)

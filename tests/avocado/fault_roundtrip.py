@@ -80,14 +80,14 @@ class FaultRoundTrip(VsvaTest):
         vm = self.new_vm(backend=self.new_backend("source"), smmu=EVENT_QUEUE_OF_4).boot()
         self.hold_faults(vm, 64)
         self.assertEqual(vm.qmp.cmd("query-vsva")[0]["outstanding"], 64)
-        vm.guest.cmd("hold off")
+        vm.guest.release_faults()
         self.assert_all_done(vm, 64)
         self.assert_events_had_to_wait(vm)
 
     def test_64_faults_with_event_queue_of_4_entries_and_no_backend_are_not_lost(self):
         vm = self.new_vm(smmu=EVENT_QUEUE_OF_4).boot()
         self.hold_faults(vm, 64)
-        vm.guest.cmd("hold off")
+        vm.guest.release_faults()
         self.assert_all_done(vm, 64)
         self.assert_events_had_to_wait(vm)
 

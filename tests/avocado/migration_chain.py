@@ -31,7 +31,7 @@ class MigrationChain(VsvaTest):
             vm.qmp.cmd("migrate_cancel")
         if held:
             vm.qmp.events.absent(lambda event: event.name == "STOP", chance.random() * 0.3, since)
-            vm.guest.cmd("hold off")
+            vm.guest.release_faults()
         status = migration.wait_status(vm, since)
         self.log.info("round %d: %d held, %s: %s", number, held, "cancelled" if cancel else "not cancelled", status)
         if status == "completed":

@@ -22,7 +22,7 @@ class MigrationFailure(VsvaTest):
 
     def assert_goes_on_and_migrates(self, source, count, **options):
         """After a failed migration: all requests end well here, and the next migration takes everything along."""
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, count)
         second = self.new_destination(name="second", **options)
         since = self.start_migration(source, second)
@@ -37,7 +37,7 @@ class MigrationFailure(VsvaTest):
         self.assertEqual(migration.wait_status(source, since), "failed")
         self.assertRegex(migration.reason(source), "(vsva0|td0).*outstanding")
         self.assertEqual(source.qmp.find("VSVA_DRAIN_STARTED", since), [])
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 1)
 
     def test_drain_never_answered_fails_at_its_deadline_and_names_the_fault(self):
@@ -101,7 +101,7 @@ class MigrationFailure(VsvaTest):
         self.assertEqual(source.qmp.find("VSVA_DRAIN_FAILED", since), [])
         source.guest.wait("completed=10")
         again = len(source.qmp.events)
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         source.guest.cmd("dirty stop")
         source.qmp.cmd("migrate-set-parameters", max_bandwidth=0, downtime_limit=300)
         source.qmp.wait("VSVA_DRAIN_STARTED", 60, again)
@@ -150,7 +150,7 @@ class MigrationFailure(VsvaTest):
         source.qmp.cmd("stop")
         self.assertEqual(source.qmp.cmd("query-vsva")[0]["outstanding"], 4)
         source.qmp.cmd("cont")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 4)
 
     def test_reset_with_faults_outstanding_leaves_none_behind(self):
@@ -170,7 +170,7 @@ class MigrationFailure(VsvaTest):
         since = self.start_migration(source, destination)
         self.assertEqual(migration.wait_status(source, since), "failed")
         self.assertIn("td0", migration.reason(source))
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 1)
         second = self.new_vm("second", incoming=True)
         self.assert_migrated(source, second, self.start_migration(source, second))

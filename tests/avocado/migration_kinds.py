@@ -19,7 +19,7 @@ class MigrationKinds(VsvaTest):
         since = migration.start_outgoing(source, uri)
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assertEqual(migration.wait_status(source, since), "completed", migration.reason(source))
         source.quit()
         restored = self.new_destination(vsva=LONG_DEADLINE)
@@ -40,7 +40,7 @@ class MigrationKinds(VsvaTest):
         source.qmp.wait("VSVA_DRAIN_STARTED", 60, since)
         self.assertIsNone(source.qmp.events.absent(lambda event: event.name == "STOP", 0.3, since))
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         migration.wait_status(source, since, ("postcopy-active",))
         source.qmp.cmd("migrate-set-parameters", max_postcopy_bandwidth=0)
         self.assert_migrated(source, destination, since)
@@ -59,7 +59,7 @@ class MigrationKinds(VsvaTest):
             reason = str(error)
         self.assertRegex(reason, "vsva0|td0")
         source.qmp.cmd("cont")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 1)
 
     def test_paused_vm_without_fault_is_migrated(self):
@@ -77,7 +77,7 @@ class MigrationKinds(VsvaTest):
         with self.assertRaisesRegex(ExecuteError, reason):
             source.qmp.cmd("migrate", uri=f"file:{self.sockets}/state")
         self.assertEqual(source.qmp.cmd("query-status")["status"], "running")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 1)
 
     def test_background_snapshot_is_refused_and_the_vm_goes_on(self):

@@ -44,7 +44,7 @@ class Snapshots(VsvaTest):
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         self.assertIsNone(source.qmp.events.absent(lambda event: event.name == "STOP", 0.3, since))
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assertIsNone(self.finish_job(source, "snapshot-save", since))
         names = [event.name for event in source.qmp.events.all(since)]
         self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"))
@@ -69,5 +69,5 @@ class Snapshots(VsvaTest):
         self.assertIsNotNone(self.finish_job(source, "snapshot-save", since))
         source.qmp.wait("VSVA_RELEASED", 30, since)
         self.assertEqual(source.qmp.find("STOP", since), [])
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 11)

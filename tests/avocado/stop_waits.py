@@ -63,7 +63,7 @@ class StopWaits(VsvaTest):
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         source.guest.cmd("dma 0 50 src=fresh dst=fresh")
         self.assertIsNone(source.qmp.events.absent(lambda event: event.name == "STOP", 0.3, since))
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         stop.result()
         self.assert_drained_before_stop(source, since)
         restored = self.save_and_restore(source, vsva=PATIENT)
@@ -117,7 +117,7 @@ class StopWaits(VsvaTest):
         source.qmp.wait("VSVA_RELEASED", 30, since)
         self.assert_failed_for_stop(source, since, request)
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 11)
         since, stop = self.begin_stop(source)
         stop.result()
@@ -131,7 +131,7 @@ class StopWaits(VsvaTest):
         for _ in range(20):
             source.guest.cmd("hello")
         self.assertFalse(stop.done())
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         stop.result()
 
     def test_stop_by_hmp_does_not_wait_and_save_is_refused(self):
@@ -143,7 +143,7 @@ class StopWaits(VsvaTest):
             source.qmp.cmd("migrate", uri=f"file:{self.sockets}/state")
         self.assertEqual(source.qmp.cmd("query-status")["status"], "paused")
         source.qmp.cmd("cont")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_all_done(source, 1)
 
     def test_stop_while_migration_drains_both_end(self):
@@ -153,7 +153,7 @@ class StopWaits(VsvaTest):
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         _, stop = self.begin_stop(source)
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         stop.result()
         self.assertEqual(migration.wait_status(source, since), "completed", migration.reason(source))
         self.assert_drained_before_stop(source, since)
@@ -170,7 +170,7 @@ class StopWaits(VsvaTest):
         with self.assertRaises(ExecuteError):
             stop.result()
         self.assertEqual(source.qmp.cmd("query-vsva")[0]["phase"], "draining")
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_migrated(source, destination, since)
         self.assertEqual(source.qmp.find("VSVA_DRAIN_FAILED", since), [])
         self.assert_all_done(destination, 1)

@@ -52,7 +52,7 @@ class Confinement(LibvirtTest):
         self.assert_confined(machine, BACKEND, "vhost-user-vsva")
         self.hold_faults(domain, 8)
         domain.guest.cmd("load 0 start rate=50 total=200")
-        domain.guest.cmd("hold off")
+        domain.guest.release_faults()
         domain.virsh("save", SAVED)
         machine.virsh("restore", SAVED)
         domain.connect()

@@ -28,7 +28,7 @@ class Migration(LibvirtTest):
     def assert_goes_on(self, source, migration_text):
         """The source is as it was, and nothing has been lost."""
         self.assertEqual(source.state(), "running", migration_text)
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assert_load_done(source)
 
     def test_migrate_live_with_faults_and_submissions_drains_first_and_loses_nothing(self):
@@ -37,7 +37,7 @@ class Migration(LibvirtTest):
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")
         self.assertEqual(source.query()["outstanding"], 8)
         self.assertNotIn("STOP", source.event_names(since))
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assertIsNone(migration.finish())
         names = source.event_names(since)
         self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"), names)
@@ -80,7 +80,7 @@ class Migration(LibvirtTest):
         source.wait_event("migration timed out; suspending domain", 60, since)
         source.wait_stop_waits()
         self.assert_guest_runs(source)
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assertEqual(migration.wait(), 0)
         self.assertEqual(destination.state(), "running")
         destination.connect()

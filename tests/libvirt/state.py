@@ -24,7 +24,7 @@ class State(LibvirtTest):
         domain.wait_event("VSVA_DRAIN_STARTED", 60, since)
         self.assert_guest_runs(domain)
         self.assertNotIn("STOP", domain.event_names(since))
-        domain.guest.cmd("hold off")
+        domain.guest.release_faults()
         self.assertIsNone(stopping.finish())
         names = domain.event_names(since)
         self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"), names)
@@ -37,7 +37,7 @@ class State(LibvirtTest):
         self.assertEqual(domain.state(), "running")
         self.assertNotIn("STOP", domain.event_names(since))
         self.assert_guest_runs(domain)
-        domain.guest.cmd("hold off")
+        domain.guest.release_faults()
         self.assert_load_done(domain)
 
     def test_save_idle_restore_goes_on_with_a_new_backend(self):
@@ -110,7 +110,7 @@ class State(LibvirtTest):
         self.assertEqual(domain.state(), "paused")
         self.assertGreaterEqual(domain.query()["outstanding"], 8)
         domain.virsh("resume")
-        domain.guest.cmd("hold off")
+        domain.guest.release_faults()
         self.assert_load_done(domain)
 
     def test_save_paused_with_faults_outstanding_is_refused_with_the_reason(self):
@@ -131,6 +131,6 @@ class State(LibvirtTest):
         self.assert_command_fails(f"2 {OUTSTANDING}", domain.virsh, "save", SAVED)
         self.assertEqual(domain.state(), "paused")
         domain.virsh("resume")
-        domain.guest.cmd("hold off")
+        domain.guest.release_faults()
         self.assert_all_done(domain, 2)
         domain.virsh("save", SAVED)

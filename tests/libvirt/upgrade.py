@@ -33,7 +33,7 @@ class Upgrade(LibvirtTest):
         self.assertEqual(source.backend_digest(), self.digest(old))
         migration = migrate(source, destination.host)
         source.wait_event("VSVA_DRAIN_STARTED", 60, since)
-        source.guest.cmd("hold off")
+        source.guest.release_faults()
         self.assertIsNone(migration.finish())
         destination.connect()
         self.assertEqual(destination.backend_digest(), self.digest(new))

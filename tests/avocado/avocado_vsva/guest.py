@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """The guest program: a command a line over its virtio-serial port, a JSON object a line back."""
 
+import itertools
 import json
 import time
 
 from .journal import Journal, LineReader
 
 COMMAND_TIMEOUT = 30
+
+# An answer moves with the guest: a number is given once for all machines.
+_numbers = itertools.count(1)
 
 
 class GuestError(Exception):
@@ -35,11 +39,17 @@ class Guest:
         """The program has opened its port: after the boot, and again after each reboot."""
         self.lines.wait(lambda line: line.get("event") == "ready", "the guest program", timeout, since)
 
+    def tell(self, command):
+        """Send a command whose answer nobody waits for; the id that the answer will carry."""
+        number = str(next(_numbers))
+        self._sock.sendall(f"#{number} {command}\n".encode())
+        return number
+
     def ask(self, command, timeout=COMMAND_TIMEOUT):
         """Send a command; its answer, whatever it says."""
         since = len(self.lines)
-        self._sock.sendall(command.encode() + b"\n")
-        return self.lines.wait(lambda line: "event" not in line, f"the answer to '{command}'", timeout, since)[1]
+        number = self.tell(command)
+        return self.lines.wait(lambda line: line.get("id") == number, f"the answer to '{command}'", timeout, since)[1]
 
     def cmd(self, command, timeout=COMMAND_TIMEOUT):
         """Send a command that must succeed."""
@@ -47,6 +57,10 @@ class Guest:
         if answer.get("ok") is not True:
             raise GuestError(f"{self.name} guest: '{command}' answered {answer}")
         return answer
+
+    def release_faults(self):
+        """Let the held faults go on. A machine that waits for them alone may be gone before the answer comes."""
+        self.tell("hold off")
 
     def wait(self, what, timeout=30):
         """Wait in the guest for "idle", "completed=N" or "waiters=N"."""
