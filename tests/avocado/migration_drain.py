@@ -167,7 +167,7 @@ class MigrationDrain(VsvaTest):
         self.assertIsNone(stop)
         source.guest.release_faults()
         self.assert_migrated(source, destination, since)
-        answered = backend.find("answer_written")[-1]["time"]
+        answered = backend.wait("answer_written", 30)["time"]
         latency = source.qmp.find("STOP", since)[0].time - answered
         self.log.info("migration thread while the drain waits: %.2f %% CPU; last answer to STOP: %.2f ms",
                       share * 100, latency * 1000)

@@ -89,6 +89,16 @@ class LibvirtTest(VsvaTest):
             command(*words, **options)
         self.assertIn(message, str(failed.exception))
 
+    def assert_drained_before_stop(self, domain, since):
+        domain.wait_event("STOP", since=since)
+        names = domain.event_names(since)
+        self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"), names)
+
+    def assert_drain_given_up(self, domain, since):
+        """It has ended, and the domain was not stopped for it."""
+        domain.wait_event("VSVA_RELEASED", since=since)
+        self.assertFalse({"VSVA_DRAIN_COMPLETED", "STOP"} & set(domain.event_names(since)))
+
     def assert_guest_runs(self, domain):
         """Its program answers, so its vCPUs and QEMU's main loop go on."""
         domain.guest.cmd("hello")
