@@ -66,11 +66,8 @@ class Container(Host):
             children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="ascii").split()
             if children and Path(f"/proc/{children[0]}/comm").read_text(encoding="ascii").strip() == "systemd":
                 self._init = int(children[0])
-                state = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
-                if state == "running":
+                if self._wait_running():
                     return
-                if state == "degraded":
-                    raise CommandError(f"{self.name}: {self.run('systemctl', '--failed').stdout}")
             self._process_wait(0.1)
         raise CommandError(f"{self.name} has not booted within {BOOT_TIMEOUT} s: {self._boot_log()}")
 

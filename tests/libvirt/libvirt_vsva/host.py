@@ -90,6 +90,13 @@ class Host(abc.ABC):
     def _wait_booted(self):
         """Wait until systemd has started everything."""
 
+    def _wait_running(self):
+        """Wait for what systemd starts. False: nobody answers yet."""
+        state = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
+        if state == "degraded":
+            raise CommandError(f"{self.name}: {self.run('systemctl', '--failed').stdout}")
+        return state == "running"
+
     def _process_wait(self, timeout):
         try:
             self._process.wait(timeout)

@@ -44,9 +44,8 @@ class Machine(Host):
                 self._master = subprocess.Popen(self._inside(*SSH, "-M", "-N", "machine"), stdin=subprocess.DEVNULL,
                                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self._process_wait(0.5)
-        state = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
-        if state != "running":
-            raise CommandError(f"{self.name} is {state}: {self.run('systemctl', '--failed').stdout}")
+        if not self._wait_running():
+            raise CommandError(f"{self.name}: systemd does not answer: {self._boot_log()[-2000:]}")
 
     def _inside(self, *words):
         return ["nsenter", "--target", str(self._process.pid), "--mount", "--net", "--root", "--wd", "--", *words]
