@@ -69,8 +69,6 @@ static void read_port(bool *connected)
     *connected = input != PORT_GONE;
     if (*connected) {
         announce();
-    } else {
-        wait_forget();
     }
 }
 

@@ -62,11 +62,6 @@ bool wait_active(void)
     return pending.active;
 }
 
-void wait_forget(void)
-{
-    pending.active = false;
-}
-
 int wait_timeout_ms(void)
 {
     uint64_t now = now_ms();

@@ -6,10 +6,13 @@
 #include "reply.h"
 #include "words.h"
 
-/* NULL: it is pending now; else what is wrong with the command. */
+/*
+ * NULL: it is pending now; else what is wrong with the command. It stays when the
+ * other end goes: after a restore the news of that may come after the command of
+ * the one that has come since.
+ */
 const char *wait_begin(const struct words *words);
 bool wait_active(void);
-void wait_forget(void);
 /* Milliseconds until it must be looked at again, -1: at the next event. */
 int wait_timeout_ms(void);
 /* true: it is over, and reply tells how. */
