@@ -22,11 +22,6 @@ class MigrationDrain(VsvaTest):
         stop = source.qmp.events.absent(lambda event: event.name == "STOP", WAIT_WITHOUT_STOP, since)
         self.assertIsNone(stop)
 
-    def assert_drained_before_stop(self, source, since):
-        names = [event.name for event in source.qmp.events.all(since)]
-        self.assertIn("VSVA_DRAIN_COMPLETED", names)
-        self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"), names)
-
     def migrate_with_faults(self, count):
         source, destination = self.new_pair(vsva=NO_DEADLINE_IN_TEST)
         self.hold_faults(source, count)

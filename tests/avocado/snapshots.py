@@ -46,8 +46,7 @@ class Snapshots(VsvaTest):
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
         source.guest.release_faults()
         self.assertIsNone(self.finish_job(source, "snapshot-save", since))
-        names = [event.name for event in source.qmp.events.all(since)]
-        self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"))
+        self.assert_drained_before_stop(source, since)
         self.assert_all_done(source, 14)
 
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")

@@ -29,10 +29,6 @@ class StopWaits(VsvaTest):
         since = len(vm.qmp.events)
         return since, self.pool.submit(vm.qmp.cmd, "stop", 60)
 
-    def assert_drained_before_stop(self, vm, since):
-        names = [event.name for event in vm.qmp.events.all(since)]
-        self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"), names)
-
     def assert_failed_for_stop(self, vm, since, request):
         names = [event.name for event in vm.qmp.events.all(since) if event.name.startswith("VSVA_")]
         self.assertEqual(names, ["VSVA_DRAIN_STARTED", "VSVA_DRAIN_FAILED", "VSVA_RELEASED"])

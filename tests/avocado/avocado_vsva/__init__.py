@@ -100,6 +100,12 @@ class VsvaTest(avocado.Test):
         self.assertEqual(status, "completed", migration.reason(source))
         migration.resumed_at(destination)
 
+    def assert_drained_before_stop(self, vm, since):
+        vm.qmp.wait("STOP", 30, since)
+        names = [event.name for event in vm.qmp.events.all(since)]
+        self.assertIn("VSVA_DRAIN_COMPLETED", names)
+        self.assertLess(names.index("VSVA_DRAIN_COMPLETED"), names.index("STOP"), names)
+
     def assert_all_done(self, vm, count=None):
         """Every request has ended well: once, in order, with the right data."""
         vm.guest.wait("idle")
