@@ -20,7 +20,7 @@ use rustix::{
 };
 use vhost_user_vsva::frontend::Frontend;
 
-use crate::support::{command, event_records, options, Backend, OneDevice};
+use crate::support::{command, event_records, options, show_messages, Backend, OneDevice};
 
 fn run(command: &mut Command) -> Output {
     command
@@ -187,14 +187,17 @@ fn test_fd_listening_is_served() {
     let listener = UnixListener::bind(&path).unwrap();
     let mut child = command()
         .args(["--fd", &inherit(&listener)])
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let messages = show_messages(&mut child);
 
     let stream = UnixStream::connect(&path).unwrap();
     let frontend = Frontend::from_stream(stream, &options());
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
 
     assert!(child.wait().unwrap().success());
+    messages.join().unwrap();
     frontend.unwrap();
     assert!(path.exists(), "it belongs to whoever made it");
 }
@@ -241,13 +244,16 @@ fn test_socket_from_systemd_is_served() {
     let mut child = Command::new("/bin/bash")
         .arg("-c")
         .arg(script)
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
+    let messages = show_messages(&mut child);
 
     let frontend = Frontend::connect(&path, &options());
     rustix::process::kill_process(rustix::process::Pid::from_child(&child), Signal::TERM).unwrap();
 
     assert!(child.wait().unwrap().success());
+    messages.join().unwrap();
     frontend.unwrap();
 }
 

@@ -3,13 +3,14 @@
 
 use std::{
     fs,
-    io::{self, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::{UnixDatagram, UnixStream},
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    thread::{self, JoinHandle},
     time::Duration,
 };
 
@@ -32,6 +33,7 @@ pub const LONG: Duration = Duration::from_secs(3600);
 pub struct Backend {
     pub dir: TempDir,
     pub child: Child,
+    messages: Option<JoinHandle<()>>,
 }
 
 impl Backend {
@@ -47,14 +49,20 @@ impl Backend {
     pub fn start_at(dir: TempDir, options: &[&str]) -> Self {
         let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         notify.set_read_timeout(Some(HANG)).unwrap();
-        let child = command()
+        let mut child = command()
             .arg("--socket-path")
             .arg(dir.path().join("vsva.sock"))
             .args(options)
             .env("NOTIFY_SOCKET", dir.path().join("notify"))
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let backend = Self { dir, child };
+        let messages = Some(show_messages(&mut child));
+        let backend = Self {
+            dir,
+            child,
+            messages,
+        };
         let mut message = [0; 64];
         let len = retry_on_intr(|| notify.recv(&mut message)).expect("the back-end gets ready");
         assert_eq!(message[..len].trim_ascii_end(), b"READY=1");
@@ -125,7 +133,21 @@ impl Drop for Backend {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Some(messages) = self.messages.take() {
+            let _ = messages.join();
+        }
     }
+}
+
+/// Makes the messages of a child a part of what the test prints, so that they are seen when it fails, and do not come
+/// between a test's name and its outcome.
+pub fn show_messages(child: &mut Child) -> JoinHandle<()> {
+    let stderr = child.stderr.take().expect("stderr is piped");
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            eprintln!("{line}");
+        }
+    })
 }
 
 /// A call with a timeout is not begun again by the system when a signal comes.
@@ -146,7 +168,7 @@ pub fn event_records(log: &Path) -> Vec<serde_json::Value> {
         .collect()
 }
 
-/// The program, its messages going to the test's.
+/// The program; its messages go to the test's unless they are piped.
 pub fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vhost-user-vsva"));
     command
