@@ -91,7 +91,7 @@ class Host(abc.ABC):
         """Wait until systemd has started everything."""
 
     def _wait_running(self):
-        """Wait for what systemd starts. False: nobody answers yet."""
+        """Wait for what systemd starts. False: it has not got so far, or nobody answers yet."""
         state = self.run("systemctl", "is-system-running", "--wait", check=False).stdout.strip()
         if state == "degraded":
             raise CommandError(f"{self.name}: {self.run('systemctl', '--failed').stdout}")

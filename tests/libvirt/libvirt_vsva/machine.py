@@ -45,7 +45,7 @@ class Machine(Host):
                                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             self._process_wait(0.5)
         if not self._wait_running():
-            raise CommandError(f"{self.name}: systemd does not answer: {self._boot_log()[-2000:]}")
+            raise CommandError(f"{self.name}: systemd has not started everything, or does not answer: {self._boot_log()[-2000:]}")
 
     def _inside(self, *words):
         return ["nsenter", "--target", str(self._process.pid), "--mount", "--net", "--root", "--wd", "--", *words]
