@@ -10,7 +10,7 @@ const BY_CHANNEL: usize = 0;
 const ANSWERED: usize = 1;
 
 /// A group of faults that share one cookie and one answer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Group {
     links: [Links; 2],
     hash_next: u32,
@@ -39,7 +39,7 @@ impl Linked for Group {
 }
 
 /// A fault channel.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Channel {
     pub(super) number: u32,
     /// Devices attached to it.
@@ -61,7 +61,7 @@ pub(super) struct Channel {
 }
 
 /// What a record found no room in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Blocked {
     /// The table of groups.
     Groups,
@@ -70,7 +70,7 @@ pub(super) enum Blocked {
 }
 
 /// The channels, by index, and their groups.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Channels {
     channels: Box<[Option<Channel>]>,
     groups: Table<Group>,

@@ -6,7 +6,7 @@ use super::table::{List, NIL};
 use crate::wire::LostReason;
 
 /// A device to attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceDesc {
     /// Number chosen by the front end, below `max_devices`.
     pub device: u32,
@@ -23,7 +23,7 @@ pub struct DeviceDesc {
 }
 
 /// What is known of a device.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Device {
     pub(super) vsid: u32,
     pub(super) dev_id: u32,
@@ -73,7 +73,7 @@ impl Device {
 }
 
 /// The devices, by number.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Devices(Box<[Option<Device>]>);
 
 impl Devices {

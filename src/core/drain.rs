@@ -5,14 +5,14 @@ use super::{Core, Observation, Observer, Phase, PortalError};
 use crate::wire::{DrainFailed, DrainFailedReason, U32, U64};
 
 /// What became of a drain, until it is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Outcome {
     Drained { duration_ns: u64 },
     Failed(DrainFailed),
 }
 
 /// The drain under way, or the last one.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Drain {
     pub(super) phase: Phase,
     pub(super) generation: u64,
@@ -37,7 +37,7 @@ impl Default for Drain {
 }
 
 /// The last release.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Release {
     pub(super) generation: u64,
     /// Submissions replayed since.

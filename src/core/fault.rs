@@ -12,7 +12,7 @@ pub(super) const BY_DEVICE: usize = 1;
 const BACKLOG: usize = 2;
 
 /// A fault that the guest has not answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fault {
     links: [Links; 3],
     used: bool,
@@ -35,7 +35,7 @@ impl Linked for Fault {
 }
 
 /// What reports say of the oldest outstanding fault; all 0 if there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct OldestFault {
     pub(super) sid: u32,
     pub(super) ssid: u32,
@@ -45,7 +45,7 @@ pub(super) struct OldestFault {
 }
 
 /// The outstanding faults.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FaultTable {
     table: Table<Fault>,
     capacity: u32,

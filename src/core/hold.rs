@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What happens behind a fault channel's back: page tables are replaced, and the kernel aborts faults by itself.
 
+use super::channel::Blocked;
 use super::table::NIL;
 use super::{Core, HoldError, Observation, Observer};
 
@@ -58,6 +59,7 @@ impl<O: Observer> Core<O> {
                 self.kernel_aborted(group, now_ns);
                 count += 1;
             }
+            self.forget_refused(channel, device);
         }
         self.end_hold(device);
         self.observe(
@@ -69,6 +71,18 @@ impl<O: Observer> Core<O> {
         );
         self.settle(now_ns);
         Ok(())
+    }
+
+    /// A record of `device` that found no room in `channel` is gone, with what the kernel has aborted.
+    fn forget_refused(&mut self, channel: u32, device: u32) {
+        let Some(slot) = self.channels.get_mut(channel) else {
+            return;
+        };
+        match slot.blocked {
+            Some(Blocked::Faults { device: other }) if other != device => {}
+            // A record that found no group may be another device's: then it is offered again.
+            _ => slot.blocked = None,
+        }
     }
 
     /// Forgets the group that has a cookie which came again ([`super::FaultError::Stale`]). Its answer, if it has one,

@@ -4,7 +4,7 @@
 use thiserror::Error;
 
 /// Sizes of the tables, fixed when a [`super::Core`] is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Limits {
     /// Devices that can be attached, 1 to [`Limits::DEVICES_MAX`].
     pub max_devices: u32,

@@ -95,7 +95,7 @@ impl Phase {
 }
 
 /// Counters of the config space, in its order.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Counters {
     /// Faults read.
     pub faults_read: u64,
@@ -116,7 +116,7 @@ pub struct Counters {
 }
 
 /// The state machine; see the [module](self).
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Core<O: Observer = ()> {
     limits: Limits,
     observer: O,

@@ -6,14 +6,14 @@ use std::collections::VecDeque;
 use crate::wire::Submission;
 
 /// A queued submission.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Pending {
     pub(super) device: u32,
     pub(super) submission: Submission,
 }
 
 /// Submissions in the order of their tickets.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PendingQueue {
     queue: VecDeque<Pending>,
     max: usize,

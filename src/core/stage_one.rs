@@ -12,7 +12,7 @@ const CAPACITY: usize = 1024;
 const ENTRIES_PER_RECORD: usize = 2;
 
 /// What waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Entry {
     /// An event record as the guest will see it.
     Record([u8; EVENT_RECORD_SIZE]),
@@ -21,7 +21,7 @@ pub(super) enum Entry {
 }
 
 /// An entry, the device that it is sent for, and when it was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct StageOneEvent {
     pub(super) device: u32,
     pub(super) read_ns: u64,
@@ -29,7 +29,7 @@ pub(super) struct StageOneEvent {
 }
 
 /// The queue, in the kernel's order.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct StageOneEvents(VecDeque<StageOneEvent>);
 
 impl StageOneEvents {

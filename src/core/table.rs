@@ -5,7 +5,7 @@
 pub(super) const NIL: u32 = u32::MAX;
 
 /// Place of a record in one list.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Links {
     prev: u32,
     next: u32,
@@ -25,7 +25,7 @@ pub(super) trait Linked {
 }
 
 /// A list through link number `K` of the records of one table.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct List<const K: usize> {
     head: u32,
     tail: u32,
@@ -105,7 +105,7 @@ impl<const K: usize> List<K> {
 /// Records that never move.
 ///
 /// Link 0 of a record threads the free list while it is free. Freed records are used again last.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Table<T> {
     records: Box<[T]>,
     free: List<0>,

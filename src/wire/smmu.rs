@@ -120,7 +120,7 @@ impl SmmuCommand {
 }
 
 /// An event record with the fields that a fault has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventRecord {
     /// Stream of the device as the guest knows it.
     pub sid: u32,

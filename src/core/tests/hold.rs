@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::rig::{desc, dev_id, part, record, Rig};
-use crate::core::{FaultError, HoldError, Phase};
+use crate::core::{DeviceDesc, FaultError, HoldError, Phase};
 use crate::wire::{LostReason, MessageType};
 
 /// A rig whose channel 0 is a fault file of the kernel.
@@ -127,6 +127,45 @@ fn test_hold_before_drained_is_sent_resumes_the_drain() {
     hold(&mut rig, 0);
 
     assert_eq!(rig.core.phase(), Phase::Draining);
+}
+
+#[test]
+fn test_unhold_after_abort_unblocks_a_channel_whose_refused_record_is_gone() {
+    let mut rig = kernel_rig();
+    for cookie in 0..8 {
+        rig.fault(0, &record(0, cookie));
+    }
+    let no_room = rig.try_fault(0, &record(0, 8));
+    assert_eq!(no_room, Err(FaultError::NoRoom { channel: 0 }));
+    hold(&mut rig, 0);
+    unhold(&mut rig, 0, true);
+
+    rig.drain(1, 100);
+    rig.quiesced(0, 1);
+    assert!(rig.core.wants_read(0));
+    rig.probe();
+
+    assert_eq!(rig.message_types(), [MessageType::Drained]);
+}
+
+#[test]
+fn test_unhold_after_abort_keeps_the_refused_record_of_another_device() {
+    let mut rig = kernel_rig();
+    rig.attach(&DeviceDesc {
+        max_outstanding: 1,
+        ..desc(1, 0)
+    });
+    rig.fault(0, &record(1, 1));
+    let stags = rig.stags();
+    rig.try_fault(0, &record(1, 2)).unwrap_err();
+    hold(&mut rig, 0);
+    unhold(&mut rig, 0, true);
+
+    assert!(!rig.core.wants_read(0));
+    rig.resume(1, stags[0]);
+    rig.answers(0);
+
+    assert!(rig.core.wants_read(0));
 }
 
 #[test]
