@@ -10,6 +10,8 @@ from libvirt_vsva.domain import UUID
 
 UNITS = "/usr/lib/systemd/system/vhost-user-vsva@"
 SOCKET = f"/run/vhost-user-vsva/{UUID}.sock"
+BACKEND = "/usr/libexec/vhost-user-vsva/vhost-user-vsva"
+OTHER = "0b9bdc2e-3c61-4b06-8a4e-9f7f2b5a2f11"
 
 
 class Deployment(LibvirtTest):
@@ -54,6 +56,41 @@ class Deployment(LibvirtTest):
         self.assert_command_fails(f"journalctl -u {domain.service}", domain.virsh, "start")
         self.assertEqual(domain.state(), "shut off")
         self.assert_no_backend(domain)
+
+    def test_domain_start_backend_has_met_its_start_limit_starts_when_it_works_again(self):
+        domain = self.new_domain(self.new_host()).define()
+        domain.host.run(
+            "install", "-D", "-m", "644", "/dev/stdin",
+            f"/run/systemd/system/{domain.service}.d/broken.conf",
+            text="[Unit]\nStartLimitIntervalSec=infinity\n[Service]\nExecStart=\n"
+            f"ExecStart=/bin/sh -c 'test ! -e /run/broken && exec {BACKEND}'\n")
+        domain.host.run("systemctl", "daemon-reload")
+        domain.host.run("touch", "/run/broken")
+        for _ in range(20):
+            domain.host.run("systemctl", "start", domain.service, check=False)
+            result = domain.host.run("systemctl", "show", "--value", "--property=Result", domain.service)
+            if result.stdout.strip() == "start-limit-hit":
+                break
+        else:
+            self.fail("systemd has no limit of starts")
+        domain.host.run("rm", "/run/broken")
+        domain.start()
+        self.assertTrue(domain.host.active(domain.service))
+
+    def test_clone_of_a_domain_is_refused_until_it_has_a_socket_of_its_own(self):
+        domain = self.new_running()
+        host, xml = domain.host, domain.xml()
+        clone = xml.replace("<name>guest<", "<name>clone<").replace(f"<uuid>{UUID}<", f"<uuid>{OTHER}<")
+        domain.define_xml(clone)
+        self.assert_command_fails(f"has the socket of domain {UUID}", host.virsh, "start", "clone")
+        self.assertTrue(host.active(domain.service))
+        domain.define_xml(domain.with_device(clone))
+        host.virsh("start", "clone")
+        self.assertTrue(host.active(f"vhost-user-vsva@{OTHER}.service"))
+        host.virsh("destroy", "clone")
+        self.assertFalse(host.active(f"vhost-user-vsva@{OTHER}.service"))
+        domain.guest.cmd("dma 0 20 src=fresh dst=fresh")
+        self.assert_all_done(domain, 20)
 
     def test_domain_without_device_starts_no_backend(self):
         domain = self.new_domain(self.new_host()).define(device=False).start()
