@@ -2,6 +2,8 @@
 """A new back-end is installed while a domain runs."""
 
 import hashlib
+import shutil
+import subprocess
 
 from libvirt_vsva import LibvirtTest
 from migration import migrate
@@ -43,6 +45,32 @@ class Upgrade(LibvirtTest):
         self.assertEqual(source.backend_digest(), self.digest(new))
         source.guest.cmd("dma 0 100 src=fresh dst=fresh")
         self.assert_all_done(source, 2108)
+
+    def test_upgrade_disk_full_changes_nothing_and_domains_start_as_before(self):
+        domain = self.new_domain(self.new_host()).define()
+        host, folder = domain.host, "/usr/libexec/vhost-user-vsva"
+        size = self.environment.backend.stat().st_size * 3 // 2
+        host.run("mount", "-t", "tmpfs", "-o", f"mode=755,size={size}", "tmpfs", folder)
+        shutil.copy(self.environment.backend, host.path(folder) / "vhost-user-vsva")
+        files = ("find", "/etc/apparmor.d", "/etc/libvirt", "/usr/bin", folder, "-type", "f", "-ls")
+        before = host.run(*files).stdout
+        with self.assertRaises(subprocess.CalledProcessError):
+            host.upgrade(self.new_program())
+        self.assertEqual(host.run(*files).stdout, before)
+        domain.start()
+        self.assertEqual(domain.backend_digest(), self.digest(self.environment.backend))
+
+    def test_uninstall_is_refused_while_a_backend_runs_then_leaves_nothing(self):
+        domain = self.new_running()
+        host = domain.host
+        shutil.copytree(self.environment.deploy, host.path("/root/deploy"))
+        uninstall = ("/root/deploy/install", "--uninstall")
+        self.assert_command_fails(domain.service, host.run, *uninstall)
+        self.assertTrue(host.path("/etc/libvirt/hooks/qemu.d/vhost-user-vsva").exists())
+        domain.virsh("destroy")
+        host.run(*uninstall)
+        host.run("systemctl", "daemon-reload")
+        self.assertEqual(host.run("find", "/etc", "/usr", "-name", "*vsva*").stdout, "")
 
     def test_upgrade_next_start_of_the_domain_takes_the_new_program(self):
         old, new = self.environment.backend, self.new_program()
