@@ -5,6 +5,7 @@
 needs()
 {
 	rust_need_lints
+	command -v python3 >/dev/null || packages_install python3
 }
 
 # Turns cargo test's lines into results.
@@ -46,6 +47,15 @@ rust_tests()
 	fi
 }
 
+# Their option tables are compared with the program, which cargo test has built.
+documents_tests()
+{
+	VSVA_BACKEND=$(cargo build --locked --all-features --message-format=json |
+		sed -nE 's,.*"executable":"([^"]*/vhost-user-vsva)".*,\1,p')
+	export VSVA_BACKEND
+	python3 -B -m unittest discover --start-directory tests/documents
+}
+
 run()
 {
 	cd "$VSVA_ROOT"
@@ -54,4 +64,5 @@ run()
 	RUSTDOCFLAGS='-D warnings' run_test "cargo doc" \
 		cargo doc --locked --no-deps --all-features --document-private-items
 	rust_tests
+	run_test "documents" documents_tests
 }

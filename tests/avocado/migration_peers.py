@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """Backends and destinations that do not fit: a clear error on every side, and the source goes on."""
 
-from avocado_vsva import VsvaTest, migration
+from unittest import mock
+
+from avocado_vsva import VsvaTest, command_line, migration
 from avocado_vsva.qmp import ExecuteError
 from avocado_vsva.vm import VmError
 
@@ -52,6 +54,16 @@ class MigrationPeers(VsvaTest):
         since = self.start_migration(source, destination)
         self.assertNotEqual(destination.wait_exit(), 0)
         self.assertRegex(destination.messages(), "vsva")
+        self.assert_source_goes_on(source, since)
+
+    def test_destination_with_the_device_at_another_address_fails_on_both_sides(self):
+        source = self.new_working_source()
+        other = command_line.FIRST_TEST_DEVICE + 1
+        with mock.patch.object(command_line, "FIRST_TEST_DEVICE", other):
+            destination = self.new_destination()
+        since = self.start_migration(source, destination)
+        self.assertNotEqual(destination.wait_exit(), 0)
+        self.assertIn('Unknown ramblock "0000:00:10.0/vsva-testdev', destination.messages())
         self.assert_source_goes_on(source, since)
 
     def test_destination_whose_backend_does_not_run_does_not_start(self):
