@@ -147,6 +147,14 @@ class Install(unittest.TestCase):
                     [line for line in lines if "mine" in line], ["# mine"] * ("mine" in before)
                 )
 
+    def test_what_a_killed_install_has_left_is_not_used(self):
+        for path in (RULES, PROFILE, f"{SHARE}/{RULES}"):
+            folder, name = path.rsplit("/", 1)
+            self.write(f"{folder}/.vhost-user-vsva.staged/{name}", "half a li")
+        self.install()
+        self.assertEqual(self.text(RULES), RULE)
+        self.assertEqual(self.text(PROFILE), self.text(f"{SHARE}/{PROFILE}"))
+
     def test_rules_keep_their_mode(self):
         self.write(RULES, "# mine\n")
         (self.root / RULES).chmod(0o640)
