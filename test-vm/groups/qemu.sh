@@ -7,7 +7,8 @@
 
 needs()
 {
-	setup_machine "${PACKAGES_QTEST[@]}"
+	setup_machine
+	QTEST_ROMS=$(qtest_roms)
 }
 
 run()

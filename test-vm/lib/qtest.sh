@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 # shellcheck shell=bash
 # QEMU's own tests, on the patched build and, once for each version of it, on the
-# unpatched one. What passes there must pass here.
+# unpatched one. What passes there must pass here; a program that lists no tests there
+# has been compared with nothing.
 
 # Programs with tests of the series itself, which the unpatched QEMU has not. Its
 # other tests are parts of qos-test.
@@ -11,7 +12,20 @@ qtest_own()
 		sed -nE 's,^tests/qtest/([^/]*(vsva|smmuv3)[^/]*-test): .*,\1,p' | sort -u
 }
 
-# qtest_run NAME QEMU FILE PROGRAM...: writes pass|fail|skip and name into FILE
+# A folder with rom/
+qtest_roms()
+{
+	cache_make ipxe "$(digest_files "$VSVA_TEST_VM/make/ipxe" "$VSVA_TEST_VM/lib/debs.sh")" ipxe
+}
+
+# The paths that a test program lists with -l; GLib writes them as comments since 2.80 or so.
+qtest_list()
+{
+	sed -nE 's,^(# ?)? *(/.*)$,\2,p'
+}
+
+# qtest_run NAME QEMU FILE PROGRAM...: writes pass|fail|skip and name into FILE, and none
+# and PROGRAM for one that lists no tests
 qtest_run()
 {
 	local name=$1 qemu=$2 file=$3 log=$2/qtest.log program at=0 paths
@@ -20,16 +34,15 @@ qtest_run()
 	: >"$log"
 	: >"$file.new"
 	mkdir -p "$qemu/build/qemu-bundle/usr/local/share/qemu"
-	# The source package has no firmware; Debian's iPXE has what network cards want.
-	ln -sf /usr/lib/ipxe/qemu/*.rom "$qemu/build/qemu-bundle/usr/local/share/qemu/"
+	ln -sf "$QTEST_ROMS"/rom/*.rom "$qemu/build/qemu-bundle/usr/local/share/qemu/"
 	NINJA_STATUS='[%f/%t] ' watched "$name" qtests "$log" building \
 		ninja -C "$qemu/build" -j "$VSVA_JOBS" qemu-system-aarch64 qemu-img \
 		"${@/#/tests/qtest/}"
 	for program in "$@"; do
 		at=$((at + 1))
-		: >"$qemu/$program.log"
-		mapfile -t paths < <(qtest_program "$qemu/build" "$program" -l 2>/dev/null |
-			sed -nE 's,^ *(/.*),\1,p')
+		printf '%s -l\n' "$program" >"$qemu/$program.log"
+		mapfile -t paths < <(qtest_program "$qemu/build" "$program" -l \
+			2>>"$qemu/$program.log" | tee -a "$qemu/$program.log" | qtest_list)
 		qtest_paths "$name" "$at/$#" "$qemu" "$program" "${paths[@]}" >>"$file.new"
 	done
 	mv "$file.new" "$file"
@@ -45,15 +58,31 @@ qtest_program()
 	)
 }
 
-# qtest_paths NAME N/OF QEMU PROGRAM PATH...: each test in a process of its own, as
-# one that fails ends the process and with it all that would come after.
+# qtest_one QEMU PROGRAM PATH: a test in a process of its own, as one that fails ends the
+# process and with it all that would come after. Prints pass, fail or skip.
+qtest_one()
+{
+	local qemu=$1 program=$2 path=$3 output kind=fail
+
+	if output=$(qtest_program "$qemu/build" "$program" --tap -k -p "$path" 2>&1); then
+		if grep -q '^ *ok .*# SKIP' <<<"$output"; then
+			kind=skip
+		elif grep -q '^ *ok ' <<<"$output"; then
+			kind=pass
+		fi
+	fi
+	printf '%s %s\n%s\n' "$kind" "$path" "$output" >>"$qemu/$program.log"
+	printf '%s\n' "$kind"
+}
+
+# qtest_paths NAME N/OF QEMU PROGRAM PATH...
 qtest_paths()
 {
-	local name=$1 at=$2 qemu=$3 program=$4 path count=0 next=$SECONDS output kind
+	local name=$1 at=$2 qemu=$3 program=$4 path count=0 next=$SECONDS
 
 	shift 4
 	if [ $# -eq 0 ]; then
-		printf 'fail\t%s (it lists no tests)\n' "$program"
+		printf 'none\t%s\n' "$program"
 	fi
 	for path in "$@"; do
 		count=$((count + 1))
@@ -61,51 +90,95 @@ qtest_paths()
 			step "$name" "$at" "$program $count/$#"
 			next=$((SECONDS + 10))
 		fi
-		if ! output=$(qtest_program "$qemu/build" "$program" --tap -k -p "$path" 2>&1); then
-			kind=fail
-		elif grep -q '^ *ok .*# SKIP' <<<"$output"; then
-			kind=skip
-		elif grep -q '^ *ok ' <<<"$output"; then
-			kind=pass
-		else
-			kind=fail
-		fi
-		printf '%s %s\n%s\n' "$kind" "$path" "$output" >>"$qemu/$program.log"
-		printf '%s\t%s %s\n' "$kind" "$program" "$path"
+		printf '%s\t%s %s\n' "$(qtest_one "$qemu" "$program" "$path")" "$program" "$path"
 	done
 }
 
-# qtest_note FILE KIND NAME: is that in FILE?
-qtest_note()
+# qtest_has FILE KIND NAME: is that in FILE?
+qtest_has()
 {
 	grep -qxF "$2"$'\t'"$3" "$1"
 }
 
-qtest_compare()
+# qtest_reason LOG NAME: what QEMU says to why it has skipped the test
+qtest_reason()
 {
-	local patched base=none file expected kind name own
+	awk -v of="skip ${2#* }" '
+		$0 == of { on = 1; next }
+		on && sub(/.*# SKIP */, "") { print; exit }' "$1"
+}
 
-	patched=$(qemu_patched)
-	mapfile -t own < <(qtest_own "$patched")
-	base=$(qemu_unpatched)
+# qtest_expected QEMU: the file with the unpatched one's results. Those in which nothing was
+# run are no results, and are not kept.
+qtest_expected()
+{
+	local base=$1 expected name empty=$VSVA_OUT/qtests-unpatched.tsv
+
 	expected=$base/qtests-$(digest_files "${BASH_SOURCE[0]}").tsv
-	[ -s "$expected" ] || qtest_run qemu-base "$base" "$expected" "${QTESTS[@]}"
-
-	file=$VSVA_OUT/qtests.tsv
-	qtest_run qemu "$patched" "$file" "${QTESTS[@]}" "${own[@]}"
-	while IFS=$'\t' read -r kind name; do
-		if [ "$kind" = fail ] && qtest_note "$expected" fail "$name"; then
-			result skip "$name" "fails on the unpatched QEMU as well"
-		elif [ "$kind" = fail ]; then
-			result fail "$name"
-			keep_log "${name%% *}.log" "$patched/${name%% *}.log"
-		else
-			result "$kind" "$name" "$([ "$kind" = pass ] || echo "skipped by QEMU")"
+	if [ ! -s "$expected" ]; then
+		qtest_run qemu-base "$base" "$expected" "${QTESTS[@]}"
+		if grep -q ^none "$expected"; then
+			mv "$expected" "$empty"
+			expected=$empty
 		fi
+	fi
+	while read -r name; do
+		result fail "$name" "it lists no tests on the unpatched QEMU, so there is nothing to compare with"
+		keep_log "unpatched-$name.log" "$base/$name.log"
+	done < <(sed -n 's/^none\t//p' "$expected")
+	printf '%s\n' "$expected"
+}
+
+# qtest_failed NAME PATCHED EXPECTED BASE: the same test is to blame only if the unpatched QEMU
+# fails it now, and not only when it was tested
+qtest_failed()
+{
+	local name=$1 patched=$2 expected=$3 base=$4 program path
+
+	program=${name%% *} path=${name#* }
+	if qtest_has "$expected" fail "$name" &&
+		[ "$(qtest_one "$base" "$program" "$path")" = fail ]; then
+		result skip "$name" \
+			"$program -p $path was run on the unpatched QEMU and fails there as well: $base/$program.log"
+	else
+		result fail "$name"
+		keep_log "$program.log" "$patched/$program.log"
+	fi
+}
+
+# qtest_results FILE QEMU EXPECTED BASE: the patched QEMU's, compared with the unpatched one's
+qtest_results()
+{
+	local file=$1 patched=$2 expected=$3 base=$4 kind name
+
+	while IFS=$'\t' read -r kind name; do
+		case $kind in
+		none)
+			result fail "$name" "it lists no tests"
+			keep_log "$name.log" "$patched/$name.log"
+			;;
+		fail)
+			qtest_failed "$name" "$patched" "$expected" "$base"
+			;;
+		skip) result skip "$name" "QEMU: $(qtest_reason "$patched/${name%% *}.log" "$name")" ;;
+		*) result "$kind" "$name" ;;
+		esac
 	done <"$file"
 	while IFS=$'\t' read -r kind name; do
 		if [ "$kind" = pass ] && ! grep -qF $'\t'"$name" "$file"; then
 			result fail "$name" "it did not run on the patched QEMU"
 		fi
 	done <"$expected"
+}
+
+qtest_compare()
+{
+	local patched base expected own file=$VSVA_OUT/qtests.tsv
+
+	patched=$(qemu_patched)
+	mapfile -t own < <(qtest_own "$patched")
+	base=$(qemu_unpatched)
+	expected=$(qtest_expected "$base")
+	qtest_run qemu "$patched" "$file" "${QTESTS[@]}" "${own[@]}"
+	qtest_results "$file" "$patched" "$expected" "$base"
 }
