@@ -9,9 +9,10 @@ needs()
 	setup_packages "${PACKAGES_RIG[@]}"
 	rust_need
 	rig_prefetch
-	RIG_KERNEL_ARM64=$(rig_kernel arm64)/kernel
-	RIG_KERNEL_X86=$(rig_kernel x86_64)/kernel
 	RIG_TOOLCHAIN=$(rig_toolchain)
+	RIG_KERNEL_ARM64=$(rig_kernel arm64 "$RIG_TOOLCHAIN")/kernel
+	RIG_KERNEL_X86=$(rig_kernel x86_64 "$RIG_TOOLCHAIN")/kernel
+	RIG_EMULATORS=$(rig_emulators)
 	RIG_ARM64=$(rig_programs_arm64 "$RIG_TOOLCHAIN")
 	RIG_NATIVE=$(rig_programs_native)
 	RIG_QEMU=$(qemu_patched)/build/qemu-system-aarch64
@@ -57,9 +58,7 @@ rig_user_tests()
 {
 	local log=$VSVA_OUT/kernel/arm64-tests.log status=0
 
-	# Debian 13 has it under the other name, static as well.
-	cp "$(command -v qemu-aarch64-static || command -v qemu-aarch64)" \
-		"$RIG_TOOLCHAIN/root/build/qemu-aarch64"
+	cp "$RIG_EMULATORS/qemu-aarch64" "$RIG_TOOLCHAIN/root/build"
 	: >"$log"
 	watched kernel arm64-tests "$log" "cargo test for arm64:" \
 		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
@@ -97,7 +96,7 @@ run()
 	local defect nested=(--machine nested --qemu "$RIG_QEMU" --kernel "$RIG_KERNEL_ARM64"
 		--rig "$RIG_ARM64/vsva-kernel-rig" --backend "$RIG_ARM64/vhost-user-vsva")
 
-	rig_run mock --machine mock --qemu "$(command -v qemu-system-x86_64)" --kernel "$RIG_KERNEL_X86" \
+	rig_run mock --machine mock --qemu "$RIG_EMULATORS/qemu-system-x86_64" --kernel "$RIG_KERNEL_X86" \
 		--rig "$RIG_NATIVE/vsva-kernel-rig" --backend "$RIG_NATIVE/vhost-user-vsva"
 	rig_run nested "${nested[@]}" --stall on
 	rig_run nested-forced "${nested[@]}" --stall force

@@ -45,7 +45,7 @@ needs()
 {
 	LIBVIRT_HINDRANCE=$(libvirt_hindrance)
 	[ -z "$LIBVIRT_HINDRANCE" ] || return 0
-	setup_machine debootstrap e2fsprogs iproute2 util-linux
+	setup_machine "${PACKAGES_LIBVIRT[@]}"
 	VSVA_LIBVIRT_ROOT=$(libvirt_root)/root
 	export VSVA_LIBVIRT_ROOT
 }

@@ -8,7 +8,7 @@ needs()
 	packages_install "${PACKAGES_BUILD[@]}" "${PACKAGES_PYTHON[@]}" \
 		"${PACKAGES_CHECKPATCH[@]}"
 	if [ -n "${VSVA_CHECK_EACH_PATCH:-}" ]; then
-		packages_install ccache
+		packages_install "${PACKAGES_CHECKPATCH_EACH[@]}"
 	fi
 	qemu_source >/dev/null
 }

@@ -6,6 +6,7 @@
 . "$VSVA_TEST_VM/lib/packages.sh"
 . "$VSVA_TEST_VM/lib/apt.sh"
 . "$VSVA_TEST_VM/lib/source.sh"
+. "$VSVA_TEST_VM/lib/linux.sh"
 . "$VSVA_TEST_VM/lib/venv.sh"
 . "$VSVA_TEST_VM/lib/qemu.sh"
 . "$VSVA_TEST_VM/lib/guest.sh"

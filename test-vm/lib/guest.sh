@@ -12,7 +12,7 @@ linux_source()
 	local key
 
 	key=$(digest_files "$VSVA_TEST_VM/make/linux-source")
-	cache_make "$LINUX_PACKAGE" "$key" linux-source "$LINUX_SUITE" "$LINUX_PACKAGE"
+	cache_make "$LINUX_PACKAGE" "$key" linux-source "$LINUX_PACKAGE" "$LINUX_SUITE"
 }
 
 cross_compiler()

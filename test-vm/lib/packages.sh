@@ -7,8 +7,10 @@ PACKAGES_BUILD=(build-essential bc bison dpkg-dev flex git ninja-build patch pkg
 PACKAGES_GUEST=(build-essential bc bison dpkg-dev flex xz-utils gcc-aarch64-linux-gnu
 	libc6-dev-arm64-cross)
 PACKAGES_PYTHON=(ca-certificates python3 python3-venv)
-PACKAGES_QTEST=(ipxe-qemu)
 PACKAGES_CHECKPATCH=(git perl)
+PACKAGES_CHECKPATCH_EACH=(ccache)
+PACKAGES_LIBVIRT=(debootstrap e2fsprogs iproute2 util-linux)
+PACKAGES_RIG=(debootstrap xz-utils)
 PACKAGES_RUST=(ca-certificates gcc libc6-dev)
 PACKAGES_CARGO=(cargo rust-clippy rustc rustfmt)
 # Debian 12 has two versions, the new one under another name.
@@ -59,12 +61,55 @@ packages_install()
 	packages_need_debian
 	: >"$log"
 	packages_update "$log"
+	packages_fit "${missing[@]}"
 	# Another apt, at boot for example, may be at work.
 	step packages 2/2 "apt-get install ${missing[*]}"
 	watched packages 2/2 "$log" "installing ${#missing[@]} packages and theirs" \
 		as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
 		--no-install-recommends --no-remove -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=600 \
-		install "${missing[@]}" || die "apt-get install failed"
+		install "${missing[@]}" || die "apt-get install ${missing[*]} failed; the whole log: $log"
+}
+
+# packages_simulate OPTION... PACKAGE...: what apt-get would do, without doing it
+packages_simulate()
+{
+	apt-get -q -s --no-install-recommends --no-remove -o Debug::NoLocking=1 install "$@" \
+		2>&1 </dev/null
+}
+
+# packages_conflicts: of what apt-get says, the lines that name what does not fit
+packages_conflicts()
+{
+	sed -n '/^The following packages have unmet dependencies:/,/^E:/p
+		/^The following packages will be REMOVED:/,/^The following [^p]/{/^The following [^p]/!p}
+		/^E: /,$p' | awk 'NF && !seen[$0]++'
+}
+
+# packages_fit PACKAGE...: whether they can be beside what the machine has. If not, what is in
+# the way, and what there is to do; nothing has been changed then.
+packages_fit()
+{
+	local said release
+
+	said=$(packages_simulate "$@") && return
+	say "These packages are needed, and cannot be installed beside what this machine has: $*"
+	say "apt-get says:"
+	say "$(packages_conflicts <<<"$said")"
+	for release in $(packages_releases); do
+		if packages_simulate -t "$release" "$@" >/dev/null; then
+			say "What would do, and removes nothing: apt-get install --no-install-recommends -t $release $*"
+			die "nothing was installed"
+		fi
+	done
+	say "What would do: the versions of this release for the packages that are in the way, or"
+	say "a machine or container with a plain Debian 12 or 13."
+	die "nothing was installed"
+}
+
+# The releases that the machine's apt knows.
+packages_releases()
+{
+	apt-get indextargets --no-release-info --format '$(RELEASE)' 'Created-By: Packages' | sort -u
 }
 
 # apt-get update does not wait by itself for another one.

@@ -2,53 +2,61 @@
 # shellcheck shell=bash
 # The rig that runs the backend on a kernel's own fault queue.
 
-# Debian's releases that may have the source package, and its name. Another one:
-# VSVA_RIG_SUITE=trixie-backports VSVA_RIG_LINUX=linux-source-7.3, for example.
-RIG_SUITES=${VSVA_RIG_SUITE:-sid trixie-backports}
-RIG_PACKAGE=${VSVA_RIG_LINUX:-linux-source-7.2}
+# Debian's releases that may have the source package, and its name; with a + behind it, the
+# newest from that one on. Another one: VSVA_RIG_LINUX=linux-source-7.2, for example.
+read -ra RIG_SUITES <<<"${VSVA_RIG_SUITE:-sid trixie-backports}"
+RIG_PACKAGE=${VSVA_RIG_LINUX:-linux-source-7.2+}
 RIG=$VSVA_TEST_VM/kernel-rig
 RIG_TARGET=aarch64-unknown-linux-gnu
 
-PACKAGES_RIG=(build-essential bc bison debootstrap flex gcc-aarch64-linux-gnu libelf-dev
-	libssl-dev python3 qemu-system-x86 qemu-user-static seabios xz-utils)
-
+# The newest package when it was first fetched; pruning it fetches again.
 rig_source()
 {
-	local key suite
+	local key
 
-	key=$(digest_files "$VSVA_TEST_VM/make/linux-source")
-	for suite in $RIG_SUITES; do
-		(cache_make "$RIG_PACKAGE" "$key" linux-source "$suite" "$RIG_PACKAGE") && return
-	done
-	die "no $RIG_PACKAGE in $RIG_SUITES: VSVA_RIG_SUITE and VSVA_RIG_LINUX name another release and package"
+	key=$({
+		digest_files "$VSVA_TEST_VM/make/linux-source" "$VSVA_TEST_VM/lib/linux.sh"
+		echo "$RIG_PACKAGE ${RIG_SUITES[*]}"
+	} | digest)
+	(cache_make linux-source-rig "$key" linux-source "$RIG_PACKAGE" "${RIG_SUITES[@]}") ||
+		die "VSVA_RIG_SUITE and VSVA_RIG_LINUX name other releases and another package"
 }
 
-# rig_kernel ARCH: a folder with kernel
+# rig_kernel ARCH TOOLCHAIN: a folder with kernel
 rig_kernel()
 {
-	local arch=$1 source key
+	local arch=$1 root=$2/root source key
 
 	source=$(rig_source)
 	key=$({
 		cat "$source/VERSION"
 		digest_files "$VSVA_TEST_VM/make/rig-kernel" "$RIG/$arch.config"
-		cross_compiler
+		dpkg-query --admindir="$root/var/lib/dpkg" -W gcc gcc-aarch64-linux-gnu
 	} | digest)
-	cache_make "rig-kernel-$arch" "$key" rig-kernel "$source" "$arch" "$RIG/$arch.config"
+	(cache_make "rig-kernel-$arch" "$key" rig-kernel "$source" "$arch" "$RIG/$arch.config" "$root") ||
+		die "another kernel than $(<"$source/VERSION"): VSVA_RIG_LINUX=linux-source-7.2, for example"
 }
 
-# A folder with root, in which arm64 programs are built.
+# A folder with qemu-system-x86_64, and qemu-aarch64, which runs arm64 programs.
+rig_emulators()
+{
+	cache_make rig-emulators "$(digest_files "$VSVA_TEST_VM/make/rig-emulators" \
+		"$VSVA_TEST_VM/lib/debs.sh")" rig-emulators
+}
+
+# A folder with root, in which the kernels and arm64 programs are built.
 rig_toolchain()
 {
 	cache_make arm64-toolchain "$(digest_files "$VSVA_TEST_VM/make/arm64-toolchain")" arm64-toolchain
 }
 
-# Fetches in the background what is needed after the kernels.
+# Fetches in the background what is needed after the toolchain.
 rig_prefetch()
 {
 	(
 		rust_fetch &
-		rig_toolchain >/dev/null &
+		rig_source >/dev/null &
+		rig_emulators >/dev/null &
 		wait
 	) &
 }

@@ -3,6 +3,18 @@
 # Source packages: from the Debian mirror, else from the folder that
 # VSVA_SOURCE_CACHE names, which has the same files and a SHA256SUMS.
 
+# source_names PATTERN: names in that folder that match
+source_names()
+{
+	local name
+
+	[ -n "${VSVA_SOURCE_CACHE:-}" ] && [ -f "$VSVA_SOURCE_CACHE/SHA256SUMS" ] || return 0
+	while read -r name; do
+		# shellcheck disable=SC2053
+		[[ $name != $1 ]] || printf '%s\n' "$name"
+	done < <(awk '{ sub(/^\*/, "", $2); print $2 }' "$VSVA_SOURCE_CACHE/SHA256SUMS")
+}
+
 # source_from_folder FOLDER LOG PATTERN...: files whose names match, once verified
 source_from_folder()
 {
@@ -13,13 +25,11 @@ source_from_folder()
 	sums=$(<"$from/SHA256SUMS")
 	for pattern in "$@"; do
 		while read -r name; do
-			# shellcheck disable=SC2053
-			[[ $name == $pattern ]] || continue
 			cp "$from/$name" "$destination/" || return 1
 			(cd "$destination" && grep -F "  $name" <<<"$sums" | sha256sum -c --quiet) \
 				>>"$log" 2>&1 || return 1
 			found=0
-		done < <(awk '{ sub(/^\*/, "", $2); print $2 }' <<<"$sums")
+		done < <(source_names "$pattern")
 	done
 	return $found
 }
