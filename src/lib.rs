@@ -17,6 +17,7 @@ pub mod error;
 #[cfg(feature = "frontend")]
 pub mod frontend;
 pub mod sandbox;
+mod seqlock;
 pub mod state;
 mod sys;
 pub mod wire;

@@ -150,8 +150,10 @@ impl Device {
     }
 
     /// Detaches all devices and forgets everything else. When this returns, no channel is left: what it did not take of
-    /// its last answers is dropped with it. The event ring is disabled and the attach channel closed.
+    /// its last answers is dropped with it. The event ring is disabled and the attach channel closed; the shared
+    /// memory is given up.
     pub fn reset(&self) {
+        self.share(None);
         self.step(|core, now| core.reset(now));
         self.settle();
         self.close_unused();

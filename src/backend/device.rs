@@ -28,7 +28,9 @@ use super::{
     channel::{Channel, Role},
     event_log::EventLog,
     poller::Poller,
+    published::{LoggedCore, PublishedCore},
     rings::Rings,
+    shared_memory::SharedMemory,
     wake::Wake,
 };
 use crate::{
@@ -37,15 +39,12 @@ use crate::{
     wire::{ConfigSpace, LostReason, Message, PageResponse},
 };
 
-/// The state machine with its event log.
-pub type LoggedCore = Core<EventLog>;
-
 /// The fault channels by their number.
 pub(super) type Channels = BTreeMap<u32, Arc<Channel>>;
 
 /// What outlives a connection.
 pub struct Device {
-    core: Mutex<LoggedCore>,
+    core: Mutex<PublishedCore>,
     /// Copied when it changes, so that going through it needs neither its lock nor a copy.
     pub(super) channels: Mutex<Arc<Channels>>,
     next_token: AtomicU64,
@@ -73,7 +72,7 @@ impl Device {
         .map_err(io::Error::from)
         .map_err(Error::system("Cannot create a timer"))?;
         Ok(Device {
-            core: Mutex::new(core),
+            core: Mutex::new(PublishedCore::new(core)),
             channels: Mutex::default(),
             next_token: AtomicU64::new(0),
             rings: Mutex::new(None),
@@ -89,7 +88,15 @@ impl Device {
     /// Runs a pure step of the state machine. Call [`Self::settle`] after it.
     pub fn step<R>(&self, step: impl FnOnce(&mut LoggedCore, u64) -> R) -> R {
         let now = now_ns();
-        step(&mut self.lock(), now)
+        self.lock().step(now, step)
+    }
+
+    /// Publishes the status in `memory`, or nowhere, from now on.
+    pub fn share(&self, memory: Option<SharedMemory>) {
+        let now = now_ns();
+        let before = self.lock().share(memory, now);
+        // Unmapped here, with no lock held.
+        drop(before);
     }
 
     /// What GET_CONFIG answers.
@@ -126,12 +133,12 @@ impl Device {
         &self,
         messages: impl Iterator<Item = &'a Message>,
     ) -> Result<(), PortalError> {
-        let now = now_ns();
-        let mut core = self.lock();
-        for message in messages {
-            core.portal(message, now)?;
-        }
-        Ok(())
+        self.step(|core, now| {
+            for message in messages {
+                core.portal(message, now)?;
+            }
+            Ok(())
+        })
     }
 
     /// A descriptor of a channel is ready.
@@ -224,10 +231,11 @@ impl Device {
         let now = now_ns();
         let delivered = rings.deliver(|| {
             let mut message = None;
-            let sent = self.lock().emit(now, |next| {
+            let take = |next: &Message| {
                 message = Some(*next);
                 Ok::<(), std::convert::Infallible>(())
-            });
+            };
+            let sent = self.lock().step(now, |core, now| core.emit(now, take));
             match sent {
                 Ok(true) => message,
                 Ok(false) => None,
@@ -279,7 +287,7 @@ impl Device {
         }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, LoggedCore> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, PublishedCore> {
         lock(&self.core)
     }
 

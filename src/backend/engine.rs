@@ -20,6 +20,7 @@ use super::{
     attachment::{AttachFailure, AttachFds},
     device::{lock, Device},
     poller::{Interest, Ready, BATCH},
+    shared_memory::SharedMemory,
 };
 use crate::{
     core::{AttachError, DeviceDesc, HoldError},
@@ -191,11 +192,9 @@ impl Worker {
                 }
                 Err(e) => Err(e),
             },
+            Some(AttachType::SharedMemory) => self.share_memory(request, fds),
             Some(AttachType::Detach | AttachType::Hold | AttachType::Unhold) if !fds.is_empty() => {
-                Err((
-                    Errno::INVAL,
-                    "only ATTACH takes file descriptors".to_owned(),
-                ))
+                Err((Errno::INVAL, "it takes no file descriptor".to_owned()))
             }
             Some(AttachType::Detach) => self
                 .device
@@ -239,6 +238,21 @@ impl Worker {
             .map_err(|e| (errno(&e), e.to_string()))?;
         self.device.settle();
         Ok(recovered)
+    }
+
+    fn share_memory(
+        &self,
+        packet: &AttachPacket,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), (Errno, String)> {
+        let [fd] = <[OwnedFd; 1]>::try_from(fds).map_err(|fds| {
+            let text = format!("{} descriptors, not 1", fds.len());
+            (Errno::INVAL, text)
+        })?;
+        let memory =
+            SharedMemory::map(fd, &packet.payload()).map_err(|e| (e.errno(), e.to_string()))?;
+        self.device.share(Some(memory));
+        Ok(())
     }
 }
 

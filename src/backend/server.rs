@@ -178,6 +178,8 @@ impl Connection {
                 drop(daemon);
                 // The worker may have started the rings in its last moments.
                 device.forget_rings();
+                // What is in it is the front end's, which may have gone.
+                device.share(None);
                 adapter.end();
                 finished.set();
             })

@@ -26,9 +26,7 @@ impl<O: Observer> Core<O> {
             slot.devices += 1;
             slot.empty = false;
         }
-        if let Some(slot) = self.devices.slot(number) {
-            *slot = Some(Device::new(desc, channel));
-        }
+        self.devices.insert(number, Device::new(desc, channel));
         self.observe(
             now_ns,
             Observation::Attached {
@@ -80,9 +78,7 @@ impl<O: Observer> Core<O> {
         let answered = self.abort_faults(device, now_ns);
         let dropped = self.pending.drop_device(device);
         self.stage_one.drop_device(device);
-        if let Some(slot) = self.devices.slot(device) {
-            *slot = None;
-        }
+        self.devices.remove(device);
         if let Some(slot) = self.channels.get_mut(channel) {
             slot.devices -= 1;
             if slot.devices == 0 {

@@ -46,7 +46,7 @@ pub(super) struct Channel {
     pub(super) devices: u32,
     /// Read until empty since the last thing that could have put something into it.
     pub(super) empty: bool,
-    /// A record of it found no room.
+    /// A record of it found no room: [`Channels::set_blocked`].
     pub(super) blocked: Option<Blocked>,
     /// Devices of it that are held: it is neither read nor written.
     pub(super) held: u32,
@@ -75,6 +75,8 @@ pub(super) struct Channels {
     channels: Box<[Option<Channel>]>,
     groups: Table<Group>,
     buckets: Box<[u32]>,
+    /// Channels that are blocked.
+    blocked: u32,
 }
 
 impl Channels {
@@ -99,6 +101,7 @@ impl Channels {
             channels: (0..channels).map(|_| None).collect(),
             groups: Table::new(groups, blank),
             buckets: vec![NIL; groups.next_power_of_two() as usize].into_boxed_slice(),
+            blocked: 0,
         }
     }
 
@@ -144,6 +147,22 @@ impl Channels {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Channel> {
         self.channels.iter_mut().flatten()
+    }
+
+    /// How many channels are blocked.
+    pub(super) fn blocked_len(&self) -> u32 {
+        self.blocked
+    }
+
+    /// Blocks a channel, or unblocks it, and says whether it was blocked before.
+    pub(super) fn set_blocked(&mut self, channel: u32, blocked: Option<Blocked>) -> bool {
+        let Some(slot) = self.get_mut(channel) else {
+            return false;
+        };
+        let is = blocked.is_some();
+        let was = std::mem::replace(&mut slot.blocked, blocked).is_some();
+        self.blocked = self.blocked + u32::from(is) - u32::from(was);
+        was
     }
 
     pub(super) fn free_groups(&self) -> u32 {
@@ -285,7 +304,7 @@ impl Channels {
     pub(super) fn close_if_unused(&mut self, channel: u32) {
         let unused = |slot: &Channel| slot.devices == 0 && slot.groups.is_empty();
         if self.get(channel).is_some_and(unused) {
-            self.channels[channel as usize] = None;
+            self.close(channel);
         }
     }
 
@@ -295,8 +314,13 @@ impl Channels {
         while let Some(index) = self.get(channel).and_then(|slot| slot.groups.front()) {
             dropped += self.forget_group(index).records;
         }
-        self.channels[channel as usize] = None;
+        self.close(channel);
         dropped
+    }
+
+    fn close(&mut self, channel: u32) {
+        self.set_blocked(channel, None);
+        self.channels[channel as usize] = None;
     }
 
     fn forget_group(&mut self, index: u32) -> Group {

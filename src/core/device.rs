@@ -74,35 +74,53 @@ impl Device {
 
 /// The devices, by number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Devices(Box<[Option<Device>]>);
+pub(super) struct Devices {
+    slots: Box<[Option<Device>]>,
+    attached: u32,
+}
 
 impl Devices {
     pub(super) fn new(max_devices: u32) -> Self {
-        Self((0..max_devices).map(|_| None).collect())
+        Self {
+            slots: (0..max_devices).map(|_| None).collect(),
+            attached: 0,
+        }
     }
 
     pub(super) fn get(&self, number: u32) -> Option<&Device> {
-        self.0.get(number as usize)?.as_ref()
+        self.slots.get(number as usize)?.as_ref()
     }
 
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Device> {
-        self.0.get_mut(number as usize)?.as_mut()
+        self.slots.get_mut(number as usize)?.as_mut()
     }
 
-    /// Where the device with this number is kept; `None` if the number is too large.
-    pub(super) fn slot(&mut self, number: u32) -> Option<&mut Option<Device>> {
-        self.0.get_mut(number as usize)
+    /// How many are attached.
+    pub(super) fn len(&self) -> u32 {
+        self.attached
+    }
+
+    /// Puts a device in its place, if its number is not too large.
+    pub(super) fn insert(&mut self, number: u32, device: Device) {
+        if let Some(slot) = self.slots.get_mut(number as usize) {
+            self.attached += u32::from(slot.replace(device).is_none());
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        let slot = self.slots.get_mut(number as usize);
+        self.attached -= u32::from(slot.is_some_and(|slot| slot.take().is_some()));
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Device)> {
         (0..)
-            .zip(self.0.iter())
+            .zip(self.slots.iter())
             .filter_map(|(number, slot)| Some((number, slot.as_ref()?)))
     }
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Device)> {
         (0..)
-            .zip(self.0.iter_mut())
+            .zip(self.slots.iter_mut())
             .filter_map(|(number, slot)| Some((number, slot.as_mut()?)))
     }
 

@@ -223,12 +223,8 @@ impl<O: Observer> Core<O> {
     /// Time has passed.
     pub fn tick(&mut self, now_ns: u64) {
         if self.deadline().is_some_and(|deadline| now_ns >= deadline) {
-            let blocked = self
-                .channels
-                .iter()
-                .any(|(_, channel)| channel.blocked.is_some());
             self.fail_drain(
-                if blocked {
+                if self.channels.blocked_len() > 0 {
                     DrainFailedReason::FaultTableFull
                 } else {
                     DrainFailedReason::Deadline

@@ -41,6 +41,7 @@ pub(super) struct OldestFault {
     pub(super) ssid: u32,
     pub(super) addr: u64,
     pub(super) age_ms: u32,
+    pub(super) read_ns: u64,
     pub(super) flags: u32,
 }
 
@@ -172,6 +173,7 @@ impl FaultTable {
             ssid: fault.event.ssid.unwrap_or(0),
             addr: fault.event.addr,
             age_ms: u32::try_from(age_ms).unwrap_or(u32::MAX),
+            read_ns: fault.read_ns,
             flags: FAULT_INFO_VALID | ssid_flag,
         }
     }

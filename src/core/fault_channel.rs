@@ -49,8 +49,8 @@ impl<O: Observer> Core<O> {
         self.counters.faults_read += 1;
         if let Some(slot) = self.channels.get_mut(index) {
             slot.empty = false;
-            slot.blocked = None;
         }
+        self.channels.set_blocked(index, None);
         match verdict {
             Verdict::Take { device, sid } => {
                 self.take_fault(channel, record, device, sid, group, now_ns);
@@ -140,7 +140,7 @@ impl<O: Observer> Core<O> {
         };
         slot.empty = false;
         let channel = slot.number;
-        if slot.blocked.replace(blocked).is_none() {
+        if !self.channels.set_blocked(index, Some(blocked)) {
             self.observe(now_ns, Observation::ChannelBlocked { channel });
         }
         self.disturb_drained(now_ns);

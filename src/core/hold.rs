@@ -75,13 +75,12 @@ impl<O: Observer> Core<O> {
 
     /// A record of `device` that found no room in `channel` is gone, with what the kernel has aborted.
     fn forget_refused(&mut self, channel: u32, device: u32) {
-        let Some(slot) = self.channels.get_mut(channel) else {
-            return;
-        };
-        match slot.blocked {
+        match self.channels.get(channel).and_then(|slot| slot.blocked) {
             Some(Blocked::Faults { device: other }) if other != device => {}
             // A record that found no group may be another device's: then it is offered again.
-            _ => slot.blocked = None,
+            _ => {
+                self.channels.set_blocked(channel, None);
+            }
         }
     }
 

@@ -39,6 +39,7 @@ mod persist;
 mod portal;
 mod reset;
 mod stage_one;
+mod status;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -50,8 +51,6 @@ pub use error::{
 pub use limits::{Limits, LimitsError};
 pub use observe::{GuestCommand, Observation, Observer, RefusedReason};
 
-use crate::state::{STATE_COMPAT, STATE_VERSION};
-use crate::wire::{ConfigSpace, CONFIG_MAGIC, PROTOCOL_VERSION, U16, U32, U64};
 use channel::Channels;
 use device::Devices;
 use drain::{Drain, Release};
@@ -199,39 +198,6 @@ impl<O: Observer> Core<O> {
     /// The counters.
     pub fn counters(&self) -> Counters {
         self.counters
-    }
-
-    /// What GET_CONFIG answers.
-    pub fn config_space(&self, now_ns: u64) -> ConfigSpace {
-        let oldest = self.faults.oldest(now_ns);
-        let counters = &self.counters;
-        ConfigSpace {
-            magic: U32::new(CONFIG_MAGIC),
-            version: U16::new(PROTOCOL_VERSION),
-            state_version: U16::new(STATE_VERSION),
-            state_compat: U16::new(STATE_COMPAT),
-            reserved: U16::ZERO,
-            phase: U32::new(self.drain.phase as u32),
-            max_devices: U32::new(self.limits.max_devices),
-            max_pending: U32::new(self.limits.max_pending),
-            max_faults: U32::new(self.limits.max_faults),
-            outstanding: U32::new(self.outstanding),
-            pending: U32::new(self.pending.len()),
-            backlog: U32::new(self.faults.backlog_len() + self.stage_one.len()),
-            faults_read: U64::new(counters.faults_read),
-            faults_answered: U64::new(counters.faults_answered),
-            answers_aborted: U64::new(counters.answers_aborted),
-            unknown_answers: U64::new(counters.unknown_answers),
-            submissions: U64::new(counters.submissions),
-            replays: U64::new(counters.replays),
-            drains: U64::new(counters.drains),
-            drains_failed: U64::new(counters.drains_failed),
-            oldest_sid: U32::new(oldest.sid),
-            oldest_ssid: U32::new(oldest.ssid),
-            oldest_addr: U64::new(oldest.addr),
-            oldest_age_ms: U32::new(oldest.age_ms),
-            oldest_flags: U32::new(oldest.flags),
-        }
     }
 
     /// A new connection: both rings count from 1 again. Everything else stays.

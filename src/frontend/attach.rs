@@ -15,10 +15,11 @@ use rustix::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::FrontendError;
+use super::{FrontendError, SharedMemory};
 use crate::wire::{
     AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
-    ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE, U32,
+    ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE, DEVICE_NONE,
+    U32,
 };
 
 const MAX_FDS: usize = 16;
@@ -133,6 +134,12 @@ impl AttachChannel {
         };
         let packet = AttachPacket::new(AttachType::Unhold, device, &payload);
         self.request(packet, &[]).map(|_| ())
+    }
+
+    /// Hands over memory that both sides share. A reply means that it tells the back-end's status from now on.
+    pub fn share_memory(&mut self, memory: &SharedMemory) -> Result<(), FrontendError> {
+        let packet = AttachPacket::new(AttachType::SharedMemory, DEVICE_NONE, &memory.request());
+        self.request(packet, &[memory.as_fd()]).map(|_| ())
     }
 
     /// Sends a request and waits for its reply, the text of which is the result.

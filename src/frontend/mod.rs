@@ -37,6 +37,7 @@ mod attach;
 mod error;
 mod event;
 mod ring;
+mod shared_memory;
 mod stage_two;
 
 use std::{
@@ -74,6 +75,7 @@ pub use self::{
     error::FrontendError,
     event::Event,
     ring::{Direction, Layout, Ring, Used},
+    shared_memory::SharedMemory,
     stage_two::{StageTwoFilter, Verdict},
 };
 use crate::{

@@ -77,6 +77,7 @@ fn needed() -> Result<Rules, seccompiler::BackendError> {
                 libc::F_SETFD,
                 libc::F_GETFL,
                 libc::F_SETFL,
+                libc::F_GET_SEALS,
             ],
         )?,
     );
@@ -103,6 +104,7 @@ const PLAIN: &[i64] = &[
     libc::SYS_shutdown,
     // What kind of descriptor it is.
     libc::SYS_fstat,
+    libc::SYS_fstatfs,
     libc::SYS_getsockopt,
     libc::SYS_close,
     // Waiting.

@@ -77,6 +77,8 @@ pub enum AttachType {
     Hold = 3,
     /// Request: it has been changed ([`UnholdRequest`]).
     Unhold = 4,
+    /// Request: memory that both sides share ([`super::SharedMemoryRequest`]).
+    SharedMemory = 5,
     /// Reply to ATTACH ([`AttachReply`]).
     AttachReply = 0x101,
     /// Reply to DETACH ([`AttachReply`]).
@@ -85,6 +87,8 @@ pub enum AttachType {
     HoldReply = 0x103,
     /// Reply to UNHOLD ([`AttachReply`]).
     UnholdReply = 0x104,
+    /// Reply to SHARED_MEMORY ([`AttachReply`]).
+    SharedMemoryReply = 0x105,
 }
 
 impl AttachType {
@@ -95,10 +99,12 @@ impl AttachType {
             Self::Detach,
             Self::Hold,
             Self::Unhold,
+            Self::SharedMemory,
             Self::AttachReply,
             Self::DetachReply,
             Self::HoldReply,
             Self::UnholdReply,
+            Self::SharedMemoryReply,
         ]
         .into_iter()
         .find(|kind| *kind as u32 == raw)
@@ -221,7 +227,7 @@ mod tests {
 
     #[test]
     fn test_attach_type_unknown_number_is_none() {
-        assert_eq!(AttachType::from_raw(5), None);
+        assert_eq!(AttachType::from_raw(6), None);
         assert_eq!(AttachType::from_raw(0x102), Some(AttachType::DetachReply));
     }
 }

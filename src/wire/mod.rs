@@ -12,6 +12,7 @@ mod config;
 mod fault;
 mod message;
 mod payload;
+mod shared_memory;
 mod smmu;
 
 pub use attach::{
@@ -30,6 +31,10 @@ pub use message::{
     MESSAGE_SIZE,
 };
 pub use payload::{Payload, PAYLOAD_SIZE};
+pub use shared_memory::{
+    MemoryHeader, SharedMemoryRequest, StatusBlock, MEMORY_HEADER_SIZE, MEMORY_MAGIC,
+    MEMORY_SIZE_MAX, MEMORY_SIZE_MIN, MEMORY_VERSION, STATUS_ALIGN, STATUS_ROOM_MIN, STATUS_SIZE,
+};
 pub use smmu::{
     EventHeader, EventRecord, SmmuCommand, EVENT_RECORD_SIZE, SMMU_COMMAND_SIZE, SSID_MAX,
 };

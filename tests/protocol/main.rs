@@ -7,4 +7,5 @@ mod faults;
 mod process;
 mod reset;
 mod robustness;
+mod shared_memory;
 mod support;

@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! What the core tells of itself.
+
+use super::{Core, Observer};
+use crate::state::{STATE_COMPAT, STATE_VERSION};
+use crate::wire::{ConfigSpace, StatusBlock, CONFIG_MAGIC, PROTOCOL_VERSION, U16, U32, U64};
+
+impl<O: Observer> Core<O> {
+    /// What GET_CONFIG answers.
+    pub fn config_space(&self, now_ns: u64) -> ConfigSpace {
+        let oldest = self.faults.oldest(now_ns);
+        let counters = &self.counters;
+        ConfigSpace {
+            magic: U32::new(CONFIG_MAGIC),
+            version: U16::new(PROTOCOL_VERSION),
+            state_version: U16::new(STATE_VERSION),
+            state_compat: U16::new(STATE_COMPAT),
+            reserved: U16::ZERO,
+            phase: U32::new(self.drain.phase as u32),
+            max_devices: U32::new(self.limits.max_devices),
+            max_pending: U32::new(self.limits.max_pending),
+            max_faults: U32::new(self.limits.max_faults),
+            outstanding: U32::new(self.outstanding),
+            pending: U32::new(self.pending.len()),
+            backlog: U32::new(self.backlog()),
+            faults_read: U64::new(counters.faults_read),
+            faults_answered: U64::new(counters.faults_answered),
+            answers_aborted: U64::new(counters.answers_aborted),
+            unknown_answers: U64::new(counters.unknown_answers),
+            submissions: U64::new(counters.submissions),
+            replays: U64::new(counters.replays),
+            drains: U64::new(counters.drains),
+            drains_failed: U64::new(counters.drains_failed),
+            oldest_sid: U32::new(oldest.sid),
+            oldest_ssid: U32::new(oldest.ssid),
+            oldest_addr: U64::new(oldest.addr),
+            oldest_age_ms: U32::new(oldest.age_ms),
+            oldest_flags: U32::new(oldest.flags),
+        }
+    }
+
+    /// What the status block says after a step at `now_ns`. Its `seq` and `size` belong to whoever writes it.
+    pub fn status(&self, now_ns: u64) -> StatusBlock {
+        let oldest = self.faults.oldest(now_ns);
+        let counters = &self.counters;
+        StatusBlock {
+            seq: U32::ZERO,
+            size: U32::ZERO,
+            heartbeat_ns: U64::new(now_ns),
+            generation: U64::new(self.drain.generation),
+            phase: U32::new(self.drain.phase as u32),
+            outstanding: U32::new(self.outstanding),
+            pending: U32::new(self.pending.len()),
+            backlog: U32::new(self.backlog()),
+            faults_read: U64::new(counters.faults_read),
+            faults_answered: U64::new(counters.faults_answered),
+            answers_aborted: U64::new(counters.answers_aborted),
+            unknown_answers: U64::new(counters.unknown_answers),
+            submissions: U64::new(counters.submissions),
+            replays: U64::new(counters.replays),
+            drains: U64::new(counters.drains),
+            drains_failed: U64::new(counters.drains_failed),
+            oldest_sid: U32::new(oldest.sid),
+            oldest_ssid: U32::new(oldest.ssid),
+            oldest_addr: U64::new(oldest.addr),
+            oldest_read_ns: U64::new(oldest.read_ns),
+            oldest_flags: U32::new(oldest.flags),
+            devices: U32::new(self.devices.len()),
+            fault_share: U32::new(self.faults.capacity()),
+            blocked: U32::new(self.channels.blocked_len()),
+        }
+    }
+
+    fn backlog(&self) -> u32 {
+        self.faults.backlog_len() + self.stage_one.len()
+    }
+}
