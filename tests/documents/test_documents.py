@@ -95,6 +95,8 @@ def where(path, number=None):
 
 
 class Text(unittest.TestCase):
+    maxDiff = None
+
     def test_prose_is_within_100_columns(self):
         wide = [
             where(path, line.number)
@@ -137,6 +139,8 @@ class Text(unittest.TestCase):
 
 
 class Commands(unittest.TestCase):
+    maxDiff = None
+
     def commands(self):
         """(where, program, its words) for each command of one of our programs."""
         for path in markdown.documents():
@@ -236,6 +240,8 @@ def quotations():
 
 
 class Messages(unittest.TestCase):
+    maxDiff = None
+
     def test_quoted_messages_exist_in_the_sources(self):
         literals = messages.literals()
         unknown = [
@@ -244,7 +250,7 @@ class Messages(unittest.TestCase):
             if quotation not in FOREIGN_MESSAGES
             and not any(quotes(quotation, literal) for literal in literals)
         ]
-        self.assertEqual(unknown, [])
+        self.assertEqual(unknown, [], "no source says so (any more)")
 
     def test_messages_of_others_are_still_quoted(self):
         self.assertLessEqual(set(FOREIGN_MESSAGES), set(quotations()))
@@ -265,7 +271,7 @@ class Messages(unittest.TestCase):
                 for quotation in found
             ):
                 missing.append(f"{message.path}: {shown(message)}")
-        self.assertEqual(missing, [])
+        self.assertEqual(missing, [], "each needs a row, or a reason above why not")
         self.assertGreater(checked, 150)
 
     def test_exceptions_are_still_needed(self):
