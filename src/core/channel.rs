@@ -195,11 +195,14 @@ impl Channels {
         None
     }
 
-    /// A group of the channel that belongs to `dev_id`.
-    pub(super) fn group_of(&self, channel: u32, dev_id: u32) -> Option<u32> {
-        let slot = self.get(channel)?;
-        let mut groups = slot.groups.iter(&self.groups);
-        groups.find(|index| self.groups.get(*index).dev_id == dev_id)
+    /// The oldest group of the channel.
+    pub(super) fn first_group(&self, channel: u32) -> Option<u32> {
+        self.get(channel)?.groups.front()
+    }
+
+    /// The group of the same channel that came after `group`.
+    pub(super) fn next_group(&self, group: u32) -> Option<u32> {
+        List::<BY_CHANNEL>::next(&self.groups, group)
     }
 
     /// Forgets a group in whatever state it is, and its answer. Its faults must be gone.

@@ -55,9 +55,19 @@ impl<O: Observer> Core<O> {
         let (channel, dev_id) = (state.channel, state.dev_id);
         let mut count = 0;
         if aborted {
-            while let Some(group) = self.channels.group_of(channel, dev_id) {
-                self.kernel_aborted(group, now_ns);
-                count += 1;
+            if let Some(state) = self.devices.get_mut(device) {
+                while let Some(stag) = self.faults.first(&state.faults).map(|f| f.event.stag) {
+                    self.faults.remove(stag, &mut state.faults);
+                }
+            }
+            // One walk, however many there are.
+            let mut next = self.channels.first_group(channel);
+            while let Some(group) = next {
+                next = self.channels.next_group(group);
+                if self.channels.group(group).dev_id == dev_id {
+                    self.kernel_aborted(group, now_ns);
+                    count += 1;
+                }
             }
             self.forget_refused(channel, device);
         }
