@@ -8,7 +8,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use rustix::fs::{fstat, FileType};
+use rustix::{
+    fs::{fstat, FileType},
+    io::Errno,
+};
 
 use crate::wire::EVENT_RECORD_SIZE;
 
@@ -60,7 +63,13 @@ impl EventQueue {
         if want == 0 {
             return Ok(true);
         }
-        let got = rustix::io::read(&self.fd, &mut buf[..want])?;
+        let got = loop {
+            match rustix::io::read(&self.fd, &mut buf[..want]) {
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return Ok(false),
+                result => break result?,
+            }
+        };
         let mut rest = &buf[..got];
         while !rest.is_empty() {
             let (entry, sequence, tail) = parse(rest, *last)?;
@@ -164,6 +173,16 @@ mod tests {
 
         let expected = [(0, Some(1)), (0, Some(2)), (1, Some(3))];
         assert_eq!(parse_all(&bytes, None), expected);
+    }
+
+    #[test]
+    fn test_read_of_an_empty_queue_that_does_not_block_finds_nothing() {
+        let flags = rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK;
+        let queue = EventQueue::new(rustix::event::eventfd(0, flags).unwrap()).unwrap();
+
+        let more = queue.read(1, |entry| panic!("{entry:?}"));
+
+        assert!(!more.unwrap());
     }
 
     #[test]
