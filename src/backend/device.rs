@@ -157,6 +157,11 @@ impl Device {
                 if readable {
                     self.read_channel(&channel);
                 }
+                if writable {
+                    // They may have been the last answers of a channel without devices.
+                    self.settle();
+                    return self.close_unused();
+                }
             }
             Some((channel, Role::Owner)) => {
                 let text = "the process that owns its devices has ended";

@@ -452,3 +452,25 @@ fn test_as_many_devices_as_allowed_are_attached_and_served() {
         assert_eq!(source.answer(), (cookie, ResponseCode::Success));
     }
 }
+
+#[test]
+fn test_detached_channel_whose_answers_go_out_late_is_closed() {
+    // More answers than a socket takes.
+    const FAULTS: u32 = 60_000;
+    let backend = Backend::start_with(&["--max-faults=65536"]);
+    let mut vm = OneDevice::new(&backend);
+    let faults: Vec<_> = (0..u64::from(FAULTS))
+        .map(|n| vm.source.fault(1, n << 12, PERM_READ))
+        .collect();
+    vm.source.raise(&faults);
+    while vm.frontend.config().unwrap().outstanding.get() < FAULTS {
+        std::thread::yield_now();
+    }
+
+    vm.attach.detach(0).unwrap();
+    assert!(vm.frontend.config().unwrap().outstanding.get() > 0);
+    assert_eq!(vm.source.answers_until_end(), faults.len());
+
+    let (_source, fd) = FaultSource::new(100);
+    vm.attach.attach(&attachment(0), Some(fd.as_fd())).unwrap();
+}
