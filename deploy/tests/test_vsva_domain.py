@@ -9,7 +9,6 @@ import sys
 import tempfile
 import unittest
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 from .loader import LIBVIRT, load
 
@@ -650,6 +649,15 @@ class Program(unittest.TestCase):
                 self.assertEqual((status, output, errors.count("\n")), (1, "", 1), errors)
                 self.assertIn("vsva-domain: ", errors)
                 self.assertIn(text, errors)
+
+    def test_program_refusal_is_one_short_line_whatever_it_quotes(self):
+        xml = with_commandline(
+            PLAIN, COMMANDLINE.replace("timestamp=on", "vsva&#10;a&#13;\x9b" + "b" * 100_000)
+        )
+        status, output, errors = self.run_program(xml, "remove")
+        self.assertEqual((status, output, errors.count("\n")), (1, "", 1))
+        self.assertIn("has 'vsva a ?bbb", errors)
+        self.assertLess(len(errors), 1100)
 
     def test_program_file_that_cannot_be_read_or_written_is_an_error(self):
         for options, text in ((("/nonexistent.xml",), "No such file"), (("/",), "Is a directory")):
