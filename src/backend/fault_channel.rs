@@ -170,6 +170,7 @@ impl FaultChannel {
             ChannelKind::Kernel => {
                 // A fault file never blocks; whatever else this may be must not either.
                 fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
+                check_fault_file(fd.as_fd())?;
                 Box::new(KernelFile(fd))
             }
             ChannelKind::Socket => Box::new(StreamSocket(fd)),
@@ -273,6 +274,18 @@ impl FaultChannel {
 
     fn lock_reader(&self) -> MutexGuard<'_, Reader> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Refuses an anonymous inode that is no fault file: only the kernel's iommufd_fault_fops_read() answers
+/// a size that is no multiple of a record's with ESPIPE. Nothing is taken from the file.
+fn check_fault_file(fd: BorrowedFd<'_>) -> io::Result<()> {
+    match rustix::io::read(fd, &mut [0; 1]) {
+        Err(Errno::SPIPE) => Ok(()),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "no fault file of iommufd",
+        )),
     }
 }
 

@@ -363,3 +363,21 @@ fn test_disconnect_during_transfer_leaves_no_descriptor_behind() {
     let mut frontend = backend.negotiate();
     assert_eq!(backend.descriptors(&mut frontend), before);
 }
+
+#[test]
+fn test_attach_of_an_eventfd_as_fault_file_is_refused() {
+    let mut backend = Backend::start();
+    let mut frontend = backend.connect();
+    let mut attach = frontend.attach_channel().unwrap();
+    let flags = rustix::event::EventfdFlags::CLOEXEC;
+    let eventfd = rustix::event::eventfd(0, flags).unwrap();
+
+    let refused = attach.attach(
+        &crate::support::attachment(0),
+        Some(std::os::fd::AsFd::as_fd(&eventfd)),
+    );
+
+    let text = refused.unwrap_err().to_string();
+    assert!(text.contains("no fault file of iommufd"), "{text}");
+    backend.assert_alive();
+}
