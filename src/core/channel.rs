@@ -28,6 +28,21 @@ pub(super) struct Group {
     pub(super) refused: bool,
 }
 
+impl Group {
+    const BLANK: Self = Self {
+        links: [Links::NONE; 2],
+        hash_next: NIL,
+        channel: NIL,
+        cookie: 0,
+        dev_id: 0,
+        records: 0,
+        unanswered: 0,
+        code: ResponseCode::Success,
+        open: false,
+        refused: false,
+    };
+}
+
 impl Linked for Group {
     fn links(&self) -> &[Links] {
         &self.links
@@ -85,24 +100,18 @@ impl Channels {
         let channels = max_devices * 2;
         // A group that is open may have no fault left, so there are more groups than faults.
         let groups = max_faults + channels;
-        let blank = Group {
-            links: [Links::NONE; 2],
-            hash_next: NIL,
-            channel: NIL,
-            cookie: 0,
-            dev_id: 0,
-            records: 0,
-            unanswered: 0,
-            code: ResponseCode::Success,
-            open: false,
-            refused: false,
-        };
         Self {
             channels: (0..channels).map(|_| None).collect(),
-            groups: Table::new(groups, blank),
+            groups: Table::new(groups, Group::BLANK),
             buckets: vec![NIL; groups.next_power_of_two() as usize].into_boxed_slice(),
             blocked: 0,
         }
+    }
+
+    /// Nothing of the past is left in free records.
+    #[cfg(feature = "model")]
+    pub(super) fn scrub(&mut self) {
+        self.groups.scrub(&Group::BLANK);
     }
 
     pub(super) fn find(&self, number: u32) -> Option<u32> {

@@ -24,6 +24,27 @@ pub(super) struct Fault {
     pub(super) event: EventRecord,
 }
 
+impl Fault {
+    const BLANK: Self = Self {
+        links: [Links::NONE; 3],
+        used: false,
+        delivered: false,
+        device: 0,
+        group: 0,
+        grpid: 0,
+        read_ns: 0,
+        event: EventRecord {
+            sid: 0,
+            ssid: None,
+            stag: 0,
+            write: false,
+            exec: false,
+            privileged: false,
+            addr: 0,
+        },
+    };
+}
+
 impl Linked for Fault {
     fn links(&self) -> &[Links] {
         &self.links
@@ -56,30 +77,18 @@ pub(super) struct FaultTable {
 
 impl FaultTable {
     pub(super) fn new(capacity: u32) -> Self {
-        let blank = Fault {
-            links: [Links::NONE; 3],
-            used: false,
-            delivered: false,
-            device: 0,
-            group: 0,
-            grpid: 0,
-            read_ns: 0,
-            event: EventRecord {
-                sid: 0,
-                ssid: None,
-                stag: 0,
-                write: false,
-                exec: false,
-                privileged: false,
-                addr: 0,
-            },
-        };
         Self {
-            table: Table::new(capacity, blank),
+            table: Table::new(capacity, Fault::BLANK),
             capacity,
             by_age: List::new(),
             backlog: List::new(),
         }
+    }
+
+    /// Nothing of the past is left in free records.
+    #[cfg(feature = "model")]
+    pub(super) fn scrub(&mut self) {
+        self.table.scrub(&Fault::BLANK);
     }
 
     pub(super) fn capacity(&self) -> u32 {

@@ -24,6 +24,8 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+#[cfg(feature = "model")]
+mod canonical;
 mod channel;
 mod device;
 mod drain;

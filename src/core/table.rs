@@ -155,6 +155,20 @@ impl<T: Linked> Table<T> {
         &mut self.records[index as usize]
     }
 
+    /// Puts `blank` into every free record.
+    #[cfg(feature = "model")]
+    pub(super) fn scrub(&mut self, blank: &T)
+    where
+        T: Clone,
+    {
+        let free: Vec<u32> = self.free.iter(self).collect();
+        for index in free {
+            let links = self.get(index).links()[0];
+            *self.get_mut(index) = blank.clone();
+            self.get_mut(index).links_mut()[0] = links;
+        }
+    }
+
     pub(super) fn lookup(&self, index: u32) -> Option<&T> {
         self.records.get(index as usize)
     }

@@ -1,0 +1,229 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Both halves, explored exhaustively for small counts.
+
+mod both;
+
+use both::{explore, seen, Budget};
+use vsva_model::front_end::Rules;
+
+const NOTHING: Budget = Budget {
+    submissions: 0,
+    faults: 0,
+    migrations: 0,
+    asks: 2,
+    waits: 0,
+    stops: 0,
+    saves: 0,
+    resets: 0,
+    detaches: 0,
+    losses: 0,
+};
+
+/// A guest that writes and faults while it is migrated.
+const MIGRATION: Budget = Budget {
+    submissions: 3,
+    faults: 1,
+    migrations: 1,
+    ..NOTHING
+};
+
+/// A VM that somebody stops without asking, and that is saved then.
+const STOPPED: Budget = Budget {
+    submissions: 2,
+    faults: 1,
+    migrations: 1,
+    stops: 1,
+    saves: 1,
+    ..NOTHING
+};
+
+fn assert_kept(budget: Budget, reached: u32) {
+    let found = explore(Rules::ALL, budget);
+    assert_eq!(found.wrong, None);
+    let missing: Vec<&str> = seen::ALL
+        .iter()
+        .filter(|(bit, _)| reached & !found.seen & bit != 0)
+        .map(|(_, name)| *name)
+        .collect();
+    assert_eq!(missing, [""; 0], "never happened");
+}
+
+/// Without this rule something goes wrong, and it is this.
+fn assert_needed(rules: Rules, budget: Budget, wrong: &str) {
+    let what = explore(rules, budget).wrong.unwrap_or_default();
+    assert!(what.contains(wrong), "found: {what:?}");
+}
+
+#[test]
+fn test_migration_of_a_guest_that_writes_and_faults_keeps_the_rules() {
+    use seen::*;
+    let reached = DRAINED | FAILED | RELEASED | MIGRATED | SAVED_DRAINED | EXPIRED;
+    assert_kept(
+        MIGRATION,
+        reached | RESERVE_USED | REPLAYED_THERE | NOT_READY_ANY_MORE,
+    );
+}
+
+#[test]
+fn test_stop_that_waits_beside_a_migration_keeps_the_rules() {
+    let budget = Budget {
+        submissions: 2,
+        waits: 1,
+        saves: 1,
+        ..MIGRATION
+    };
+    assert_kept(budget, seen::DRAINED | seen::SAVED_DRAINED);
+}
+
+#[test]
+fn test_vm_stopped_without_asking_keeps_the_rules() {
+    use seen::*;
+    assert_kept(
+        STOPPED,
+        SAVED_RUNNING | REFUSED_DRAINING | REFUSED_FAILED | TAKEN_BACK,
+    );
+}
+
+#[test]
+fn test_state_saved_again_where_it_was_loaded_keeps_the_rules() {
+    let budget = Budget {
+        submissions: 2,
+        waits: 1,
+        saves: 2,
+        resets: 1,
+        ..NOTHING
+    };
+    assert_kept(budget, seen::SAVED_LOADED | seen::REPLAYED_THERE);
+}
+
+#[test]
+fn test_reset_at_any_time_keeps_the_rules() {
+    let budget = Budget {
+        submissions: 3,
+        resets: 1,
+        ..MIGRATION
+    };
+    assert_kept(budget, seen::DRAINED | seen::REPLAYED_THERE);
+}
+
+#[test]
+fn test_back_end_lost_at_any_time_keeps_the_rules() {
+    let budget = Budget {
+        faults: 0,
+        losses: 1,
+        ..STOPPED
+    };
+    assert_kept(budget, seen::RECOVERED);
+}
+
+#[test]
+fn test_device_detached_at_any_time_keeps_the_rules() {
+    let budget = Budget {
+        detaches: 1,
+        ..MIGRATION
+    };
+    assert_kept(budget, seen::DRAINED);
+}
+
+#[test]
+fn test_save_while_the_queue_moves_loses_submissions() {
+    let rules = Rules {
+        take_back: false,
+        saved_at_rest: false,
+        ..Rules::ALL
+    };
+    assert_needed(rules, STOPPED, "executed into a VM that is being saved");
+}
+
+#[test]
+fn test_ready_not_asked_under_the_lock_stops_the_vm_undrained() {
+    let rules = Rules {
+        ready_asked_last: false,
+        ..Rules::ALL
+    };
+    assert_needed(rules, MIGRATION, "I1: stopped in");
+}
+
+#[test]
+fn test_no_reserve_releases_a_vm_that_is_being_stopped() {
+    let rules = Rules {
+        reserve: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        submissions: 4,
+        faults: 0,
+        ..MIGRATION
+    };
+    assert_needed(rules, budget, "I1: stopped in");
+}
+
+#[test]
+fn test_reset_that_does_not_reach_loaded_submissions_executes_them() {
+    let rules = Rules {
+        loaded_copies: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        resets: 1,
+        ..MIGRATION
+    };
+    assert_needed(rules, budget, "is executed, the next is None");
+}
+
+#[test]
+fn test_back_end_lost_after_a_load_without_copies_loses_submissions() {
+    let rules = Rules {
+        loaded_copies: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        losses: 1,
+        ..MIGRATION
+    };
+    assert_needed(rules, budget, "a write overtakes those that were trapped");
+}
+
+#[test]
+fn test_drained_without_an_end_traps_the_portal_for_ever() {
+    let rules = Rules {
+        drained_ends: false,
+        ..Rules::ALL
+    };
+    assert_needed(rules, MIGRATION, "a portal is trapped for ever");
+}
+
+#[test]
+fn test_drain_right_after_an_expired_one_starves_the_guest() {
+    let rules = Rules {
+        expired_is_released: false,
+        ..Rules::ALL
+    };
+    assert_needed(rules, MIGRATION, "F6: a new drain before");
+}
+
+#[test]
+fn test_reset_of_the_head_that_is_not_skipped_cannot_be_loaded() {
+    let rules = Rules {
+        skips_dropped: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        resets: 1,
+        ..MIGRATION
+    };
+    assert_needed(rules, budget, "the destination refuses");
+}
+
+#[test]
+fn test_back_end_lost_without_recovery_loses_submissions() {
+    let rules = Rules {
+        recovers: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        losses: 1,
+        ..MIGRATION
+    };
+    assert_needed(rules, budget, "a write overtakes those that were trapped");
+}
