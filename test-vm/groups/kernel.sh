@@ -62,7 +62,7 @@ rig_user_tests()
 	: >"$log"
 	watched kernel arm64-tests "$log" "cargo test for arm64:" \
 		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
-		--lib --test core_no_alloc --test fuzz_inputs -- --skip sandbox:: \
+		--package vhost-user-vsva --lib --test core_no_alloc --test fuzz_inputs -- --skip sandbox:: \
 		--skip backend::channel::tests::test_cookie_read_again_before_its_answer_is_recorded_is_a_new_fault ||
 		status=$?
 	rig_test_lines "$log"
@@ -80,7 +80,8 @@ rig_kernel_tests()
 
 	: >"$log"
 	watched kernel arm64-suites "$log" "cargo test --no-run for arm64" numbered "$(rust_crates)" \
-		rig_cargo "$RIG_TOOLCHAIN" test --release --no-run --lib --test protocol
+		rig_cargo "$RIG_TOOLCHAIN" test --release --no-run \
+		--package vhost-user-vsva --lib --test protocol
 	while read -r suite; do
 		suites+=(--suite "$RIG_TOOLCHAIN/root/$suite")
 	done < <(sed -nE 's,.* Executable (unittests src/lib|tests/protocol/main)\.rs \((.*)\)$,\2,p' "$log")
