@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from witness import Account
 
-# The check itself tells it, as the kernel says nothing. It counts if the emulated SMMU has such a stall.
+# The check itself tells it, as the kernel says nothing: accesses of the device do not end. Seen with 7.3.4 also when
+# every stall that the emulated SMMU logged had been ended; what the SMMU says of it stands in the notes.
 ENDLESS = "stall without end"
 
 
@@ -46,8 +47,7 @@ def judge(defect, console, accounts):
     contradictions = [f"SMMU: {text}" for text in account.complaints(None)]
     counts = {says: sum(1 for line in console.lines if sign.search(line)) for says, sign in defect.signs.items()}
     if counts.get(ENDLESS) and not account.outstanding:
-        del counts[ENDLESS]
-        contradictions.append(f"the check says {ENDLESS}, the SMMU has none")
+        contradictions.append("SMMU: every stall was ended, and yet accesses of the device do not end")
     seen = [f"{says} ({count} times)" for says, count in counts.items() if count]
     if seen:
         return "known defect", [], ["this kernel has it: " + ", ".join(seen), *contradictions]
