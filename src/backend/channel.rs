@@ -142,7 +142,12 @@ impl Device {
             first
         });
         if first {
-            log::error!("fault channel {} is lost: {error}", channel.number);
+            // Its owner closes it when the VM ends. A front end that goes on hears of it by DEVICE_LOST.
+            let level = match reason {
+                LostReason::Ended => log::Level::Info,
+                _ => log::Level::Error,
+            };
+            log::log!(level, "fault channel {} is lost: {error}", channel.number);
             self.remove(channel);
         }
         false

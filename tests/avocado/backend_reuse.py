@@ -69,3 +69,14 @@ class BackendReuse(VsvaTest):
         second = self.new_vm("second", backend=backend).boot()
         self.assertEqual(second.qmp.cmd("query-vsva")[0]["backend"]["faults-read"], 0)
         self.assert_works_as_new(second)
+
+    def test_vm_that_ends_leaves_no_error_in_the_log(self):
+        backend = self.new_backend("used")
+        vm = self.new_vm("first", backend=backend).boot()
+        vm.guest.cmd("dma 0 50 src=fresh dst=fresh")
+        self.assert_all_done(vm, 50)
+        vm.quit()
+        backend.wait("disconnected", 10)
+        backend.wait("channel_lost", 10)
+        backend.stop()
+        self.assertNotIn("ERROR", backend.log_path.read_text(encoding="utf-8"))

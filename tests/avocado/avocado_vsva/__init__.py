@@ -56,6 +56,7 @@ class VsvaTest(avocado.Test):
         self.environment = Environment.load()
         self.failed = False
         self.processes = []
+        self.backends = []
         self.folder = self.environment.out / "tests" / f"{type(self).__name__}.{self._testMethodName}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -71,6 +72,7 @@ class VsvaTest(avocado.Test):
     def new_backend(self, name, *options):
         backend = Backend(self.environment.backend, f"{name}-backend", self.folder, self.sockets, options)
         self.processes.append(backend.stop)
+        self.backends.append(backend)
         return backend
 
     def new_vm(self, name="source", **options):

@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 
 from . import process
 from .journal import Journal, LineReader
@@ -45,10 +46,19 @@ class Backend:
     def find(self, event, since=0):
         return [record for record in self.events.all(since) if record["event"] == event]
 
+    def freeze(self):
+        """It hangs: none of its threads runs any more when this returns."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def thaw(self):
+        self.process.send_signal(signal.SIGCONT)
+
     def kill(self):
         """End it as a crash would."""
         process.kill(self.process)
 
     def stop(self):
         """End it as an administrator would; its exit status."""
+        self.thaw()
         return process.end(self.process)
