@@ -8,4 +8,5 @@ mod process;
 mod reset;
 mod robustness;
 mod shared_memory;
+mod shell;
 mod support;
