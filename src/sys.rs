@@ -6,15 +6,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::{
-    io::{fcntl_setfd, FdFlags},
-    thread::Pid,
-};
+use rustix::io::{fcntl_setfd, FdFlags};
 
 /// Takes over a descriptor that the process was started with, before any other is opened.
 ///
@@ -40,8 +37,18 @@ pub(crate) fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
 /// The descriptor of an eventfd, which has no safe way to lend it.
 #[cfg(feature = "frontend")]
 pub fn event_fd(event: &vmm_sys_util::eventfd::EventFd) -> BorrowedFd<'_> {
+    use std::os::fd::AsRawFd;
     // SAFETY: the eventfd keeps its descriptor open as long as the borrow lasts.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
+}
+
+/// Closes a descriptor whose last owner has given it up without closing it.
+///
+/// `vhost-user-backend` 0.24 does that to the consumer of each exit event, one for each connection.
+pub(crate) fn close_leaked(fd: RawFd) {
+    // SAFETY: the library turned the consumer into a raw number that it only put into an epoll set, which is gone:
+    // nobody else closes or uses it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
 /// A new epoll instance.
@@ -51,88 +58,6 @@ pub fn epoll_create() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// The signal that interrupts a system call, and does nothing else.
-fn interruption() -> libc::c_int {
-    libc::SIGRTMIN()
-}
-
-extern "C" fn do_nothing(_signal: libc::c_int) {}
-
-/// Prepares the process for [`interrupt`].
-pub(crate) fn make_interruptible() -> io::Result<()> {
-    let handler: extern "C" fn(libc::c_int) = do_nothing;
-    // SAFETY: the action is complete: no flags, so that calls end with EINTR, an empty mask, and a
-    // handler that touches nothing; all pointers are to locals.
-    let result = unsafe {
-        let mut action: libc::sigaction = std::mem::zeroed();
-        action.sa_sigaction = handler as libc::sighandler_t;
-        libc::sigemptyset(&raw mut action.sa_mask);
-        libc::sigaction(interruption(), &raw const action, ptr::null_mut())
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// Lets the system call that a thread of this process is waiting in fail with EINTR.
-pub(crate) fn interrupt(thread: Pid) {
-    // SAFETY: the call touches no memory; the signal has a handler that does nothing, and a thread
-    // that has ended meanwhile is no thread of the process any more.
-    unsafe {
-        libc::syscall(
-            libc::SYS_tgkill,
-            libc::getpid(),
-            thread.as_raw_nonzero().get(),
-            interruption(),
-        );
-    }
-}
-
-/// Makes each read from a stream socket wait until its buffer is full.
-pub(crate) fn read_whole(socket: BorrowedFd<'_>) -> io::Result<()> {
-    let most = libc::c_int::MAX;
-    #[allow(clippy::cast_possible_truncation, reason = "it is 4")]
-    let length = size_of_val(&most) as libc::socklen_t;
-    // SAFETY: the pointer is to a local of the length given, and is only read.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVLOWAT,
-            (&raw const most).cast(),
-            length,
-        )
-    };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
-}
-
-/// Blocks signals in the calling thread and those it starts later.
-pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
-    blocked(signals).map(drop)
-}
-
-fn blocked(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
-    // SAFETY: sigemptyset initialises the set before it is read; all pointers are to a local.
-    unsafe {
-        let mut set: libc::sigset_t = std::mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for signal in signals {
-            if libc::sigaddset(&raw mut set, *signal) != 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
-        if error != 0 {
-            return Err(io::Error::from_raw_os_error(error));
-        }
-        Ok(set)
-    }
-}
-
 /// A descriptor that becomes readable when one of the signals arrives. They are blocked in the
 /// calling thread and those it starts later, so call it first of all.
 pub struct SignalFd(OwnedFd);
@@ -140,10 +65,21 @@ pub struct SignalFd(OwnedFd);
 impl SignalFd {
     /// Blocks `signals` and makes the descriptor.
     pub fn new(signals: &[libc::c_int]) -> io::Result<Self> {
-        let set = blocked(signals)?;
-        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-        // SAFETY: signalfd only reads the set, a local.
-        let fd = unsafe { libc::signalfd(-1, &raw const set, flags) };
+        // SAFETY: sigemptyset initialises the set before it is read; all pointers are to a local.
+        let fd = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            for signal in signals {
+                if libc::sigaddset(&raw mut set, *signal) != 0 {
+                    return Err(io::Error::last_os_error());
+                }
+            }
+            let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
+            if error != 0 {
+                return Err(io::Error::from_raw_os_error(error));
+            }
+            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
+        };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -428,7 +428,7 @@ mod tests {
         };
         let mut command = Message::new(MessageType::SmmuCmd, 0, &resume.encode());
         command.seq = U64::new(1);
-        device.portal([Some(&command)].into_iter()).1.unwrap();
+        device.portal([&command].into_iter()).unwrap();
 
         device.write_channel(&channel);
         reuser

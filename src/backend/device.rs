@@ -26,17 +26,17 @@ use zerocopy::FromZeros;
 
 use super::{
     channel::{Channel, Role},
-    connection::{Delivered, Rings},
     event_log::EventLog,
     poller::Poller,
     published::{LoggedCore, PublishedCore},
+    rings::Rings,
     shared_memory::SharedMemory,
     wake::Wake,
 };
 use crate::{
     core::{Core, Limits, PortalError},
     error::Error,
-    wire::{ConfigSpace, LostReason, Message, PageResponse, EVENT_RING},
+    wire::{ConfigSpace, LostReason, Message, PageResponse},
 };
 
 /// The fault channels by their number.
@@ -128,22 +128,16 @@ impl Device {
         *self.lock_rings() = None;
     }
 
-    /// Takes messages of the portal ring, in order, up to the first that breaks the protocol, and
-    /// says how many that were. `None` is a chain that is no message.
+    /// Takes messages of the portal ring, in order, up to the first that breaks the protocol.
     pub fn portal<'a>(
         &self,
-        messages: impl Iterator<Item = Option<&'a Message>>,
-    ) -> (usize, Result<(), PortalError>) {
+        messages: impl Iterator<Item = &'a Message>,
+    ) -> Result<(), PortalError> {
         self.step(|core, now| {
-            let mut done = 0;
             for message in messages {
-                let result = message.map_or(Ok(()), |message| core.portal(message, now));
-                if result.is_err() {
-                    return (done, result);
-                }
-                done += 1;
+                core.portal(message, now)?;
             }
-            (done, Ok(()))
+            Ok(())
         })
     }
 
@@ -233,33 +227,14 @@ impl Device {
     }
 
     fn deliver(&self) {
-        let (delivered, rings) = {
-            // Held, so that nothing is put into rings that have been forgotten.
-            let rings = self.lock_rings();
-            let Some(rings) = &*rings else { return };
-            if !self.lock().has_event() && !rings.starving() {
-                return;
-            }
-            (self.deliver_to(rings), rings.clone())
-        };
-        // The front end can make this last.
-        if delivered.call {
-            rings.call(EVENT_RING);
+        // Held, so that nothing is put into rings that have been forgotten.
+        let rings = self.lock_rings();
+        let Some(rings) = &*rings else { return };
+        if !self.lock().has_event() && !rings.starving() {
+            return;
         }
-        if delivered.more {
-            self.wake.set();
-        }
-        if delivered.bad_chains > 0 {
-            log::warn!(
-                "event ring: {} buffers are not one writable descriptor of 64 bytes",
-                delivered.bad_chains
-            );
-        }
-    }
-
-    fn deliver_to(&self, rings: &Rings) -> Delivered {
         let now = now_ns();
-        rings.deliver(|| {
+        let delivered = rings.deliver(|| {
             let mut message = None;
             let take = |next: &Message| {
                 message = Some(*next);
@@ -270,7 +245,13 @@ impl Device {
                 Ok(true) => message,
                 Ok(false) => None,
             }
-        })
+        });
+        if delivered.bad_chains > 0 {
+            log::warn!(
+                "event ring: {} buffers are not one writable descriptor of 64 bytes",
+                delivered.bad_chains
+            );
+        }
     }
 
     fn arm(&self) {

@@ -14,22 +14,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::net::{
-    connect, socket_with, sockopt, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    net::{accept_with, sockopt, AddressFamily, SocketFlags, SocketType},
 };
 
 use super::systemd;
 use crate::{config::Listen, error::Error, sys};
 
-/// Descriptors that serving a connection takes, with those that it brings.
-const CONNECTION_FDS: usize = 24;
-
 /// A listening socket, and its file if we have made it.
 pub struct Socket {
-    listener: UnixListener,
+    /// For the vhost-user library.
+    pub listener: vhost::vhost_user::Listener,
+    fd: OwnedFd,
     file: Option<SocketFile>,
-    /// Given up for a moment to hang up on a connection when there is no other descriptor left.
-    spare: Option<OwnedFd>,
 }
 
 impl Socket {
@@ -47,40 +45,24 @@ impl Socket {
 
     fn new(listener: UnixListener, file: Option<SocketFile>) -> Result<Self, Error> {
         let failed = Error::system("Cannot set up the vhost-user socket");
-        // A client may be gone by the time it is accepted.
-        listener.set_nonblocking(true).map_err(failed)?;
-        let spare = listener.as_fd().try_clone_to_owned().ok();
+        let prepared = listener
+            .set_nonblocking(false)
+            .and_then(|()| listener.as_fd().try_clone_to_owned());
+        let fd = prepared.map_err(failed)?;
         Ok(Socket {
-            listener,
+            listener: listener.into(),
+            fd,
             file,
-            spare,
         })
     }
 
-    /// Accepts the connection that is waiting, if there are descriptors to serve it.
-    pub fn accept(&self) -> Result<UnixStream, Error> {
-        let failed = Error::system("Cannot serve a connection");
-        let room = (0..CONNECTION_FDS).try_fold(Vec::new(), |mut room, _| {
-            room.push(self.listener.as_fd().try_clone_to_owned()?);
-            Ok(room)
-        });
-        drop(room.map_err(failed)?);
-        // It does not inherit O_NONBLOCK.
-        self.listener
-            .accept()
-            .map(|(stream, _)| stream)
-            .map_err(Error::system("Cannot accept a connection"))
-    }
-
-    /// Hangs up on the connection that is waiting. Returns whether there is none any more.
-    pub fn refuse(&mut self) -> bool {
-        self.spare = None;
-        let gone = match self.listener.accept() {
-            Ok(_) => true,
-            Err(e) => e.kind() == io::ErrorKind::WouldBlock,
-        };
-        self.spare = self.listener.as_fd().try_clone_to_owned().ok();
-        gone
+    /// Hangs up on the connection that is waiting, if there still is one.
+    pub fn refuse(&self) {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        if poll(&mut fds, Some(&Timespec::default())) == Ok(1) {
+            // Whatever it says, there is nothing more to be done for that connection.
+            let _ = accept_with(&self.fd, SocketFlags::CLOEXEC);
+        }
     }
 
     /// The path of the socket file that is removed when this is dropped.
@@ -91,7 +73,7 @@ impl Socket {
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.listener.as_fd()
+        self.fd.as_fd()
     }
 }
 
@@ -126,33 +108,20 @@ fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
         Ok(file) if !file.file_type().is_socket() => {
             return Err(Error::NotASocket(path.to_owned()));
         }
-        // Left behind by a process that was killed, unless somebody listens.
-        Ok(_) => match try_connect(path) {
+        // Left behind by a process that was killed, unless somebody answers.
+        Ok(_) => match UnixStream::connect(path) {
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(failed)?;
             }
-            // EAGAIN: as many as it takes are waiting to be accepted.
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                return Err(Error::InUse(path.to_owned()))
-            }
-            Ok(()) => return Err(Error::InUse(path.to_owned())),
+            Ok(_) => return Err(Error::InUse(path.to_owned())),
             Err(e) => return Err(failed(e)),
         },
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let identify = |path: &Path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
-    let mut file = SocketFile {
-        path: path.to_owned(),
-        identity: identify(path).map_err(failed)?,
-    };
-    file.path = fs::canonicalize(path).map_err(failed)?;
-    Ok((listener, file))
-}
-
-fn try_connect(path: &Path) -> io::Result<()> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    Ok(connect(&socket, &SocketAddrUnix::new(path)?)?)
+    let path = fs::canonicalize(path).map_err(failed)?;
+    let file = fs::symlink_metadata(&path).map_err(failed)?;
+    let identity = (file.dev(), file.ino());
+    Ok((listener, SocketFile { path, identity }))
 }
 
 fn adopt(number: RawFd) -> Result<UnixListener, Error> {

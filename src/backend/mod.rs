@@ -4,30 +4,28 @@
 //!
 //! | Thread | Does |
 //! |---|---|
-//! | main | waits for connections and signals, interrupts what a peer has made block (`guard`) |
+//! | main | waits for connections and signals |
 //! | `vsva` | vhost-user requests; waits for the others only as long as what they have begun takes |
-//! | `vsva-rings` | messages of the portal ring, the answers and events that come of them |
+//! | `vring_worker` | messages of the portal ring, the answers and events that come of them |
 //! | `vsva-engine` | faults and the events that come of them, attach channel, deadline, event log |
 //! | `vsva-save`, `vsva-load` | the bytes of one state transfer |
 
+mod adapter;
 mod attach;
 mod attachment;
 mod channel;
-mod connection;
 mod device;
 mod engine;
 mod event_log;
 mod fault_channel;
-mod fd_kind;
-mod guard;
 mod listener;
 mod poller;
 mod published;
 mod recover;
+mod rings;
 mod server;
 mod shared_memory;
 mod state;
-mod state_channel;
 mod systemd;
 mod transfer;
 mod veventq;
@@ -47,8 +45,6 @@ struct Backend {
     engine: Engine,
     migration_blocking: bool,
     state_version: StateVersion,
-    /// The longest body of a state that fits.
-    state_limit: u64,
 }
 
 impl Backend {

@@ -11,13 +11,16 @@ use vhost::vhost_user::message::VhostTransferStateDirection;
 
 use super::{
     event_log::Step,
-    transfer::{Direction, Loaded, Transfer, TransferError, Transferred},
+    transfer::{Transfer, TransferError, Transferred},
     Backend,
 };
 use crate::{
     core::{RestoreError, SnapshotError},
-    state::DecodeError,
+    state::{self, DecodeError},
 };
+
+/// Header of the stream.
+const HEADER: usize = 40;
 
 /// Why a state could not be saved or loaded.
 #[derive(Debug, Error)]
@@ -47,14 +50,9 @@ pub fn begin(
         VhostTransferStateDirection::SAVE => save(backend, transfer, file)
             .inspect_err(|e| failed(backend, e, |error| Step::SaveFailed { error })),
         VhostTransferStateDirection::LOAD => {
-            let version = backend.state_version;
-            let limit = backend.state_limit;
+            let limit = HEADER + usize::try_from(state::STATE_MAX).unwrap_or(usize::MAX - HEADER);
             transfer
-                .load(file, move |channel| {
-                    let data = version.decode_within(limit, &mut *channel)?;
-                    let bytes = channel.received();
-                    Ok(Loaded { data, bytes })
-                })
+                .load(file, limit)
                 .map_err(StateError::from)
                 .inspect_err(|e| failed(backend, e, |error| Step::LoadFailed { error }))
         }
@@ -63,20 +61,19 @@ pub fn begin(
 
 /// CHECK_DEVICE_STATE: collects the result, and applies the state that has come in.
 pub fn finish(backend: &Backend, transfer: &Transfer) -> Result<(), StateError> {
-    let (direction, result) = transfer.check();
-    let result = result.and_then(|transferred| match transferred {
-        Transferred::Saved(bytes) => {
+    match transfer.check() {
+        Ok(Transferred::Saved(bytes)) => {
             log::info!("state saved, {bytes} bytes");
             Ok(())
         }
-        Transferred::Received(loaded) => load(backend, &loaded),
-    });
-    result.inspect_err(|e| {
-        failed(backend, e, |error| match direction {
-            Some(Direction::Load) => Step::LoadFailed { error },
-            Some(Direction::Save) | None => Step::SaveFailed { error },
-        });
-    })
+        Ok(Transferred::Received(bytes)) => load(backend, &bytes)
+            .inspect_err(|e| failed(backend, e, |error| Step::LoadFailed { error })),
+        Err(e) => {
+            let e = StateError::from(e);
+            failed(backend, &e, |error| Step::SaveFailed { error });
+            Err(e)
+        }
+    }
 }
 
 fn failed(backend: &Backend, e: &StateError, step: impl FnOnce(String) -> Step) {
@@ -96,12 +93,19 @@ fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateE
     Ok(())
 }
 
-fn load(backend: &Backend, loaded: &Loaded) -> Result<(), StateError> {
-    let Loaded { data, bytes } = loaded;
-    backend.device.step(|core, now| core.restore(data, now))?;
-    let (bytes, pending) = (*bytes, data.pending.len());
-    log::info!("state loaded, {bytes} bytes, {pending} submissions");
-    backend.device.log.step(|| Step::Load { bytes, pending });
+fn load(backend: &Backend, bytes: &[u8]) -> Result<(), StateError> {
+    let data = backend.state_version.decode(bytes)?;
+    backend.device.step(|core, now| core.restore(&data, now))?;
+    log::info!(
+        "state loaded, {} bytes, {} submissions",
+        bytes.len(),
+        data.pending.len()
+    );
+    let pending = data.pending.len();
+    backend.device.log.step(|| Step::Load {
+        bytes: bytes.len(),
+        pending,
+    });
     backend.device.settle();
     Ok(())
 }

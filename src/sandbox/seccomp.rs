@@ -78,7 +78,6 @@ fn needed() -> Result<Rules, seccompiler::BackendError> {
                 libc::F_GETFL,
                 libc::F_SETFL,
                 libc::F_GET_SEALS,
-                libc::F_ADD_SEALS,
             ],
         )?,
     );
@@ -86,8 +85,6 @@ fn needed() -> Result<Rules, seccompiler::BackendError> {
         libc::SYS_prctl,
         one_of(0, &[libc::PR_SET_NAME, libc::PR_SET_VMA, PR_GET_AUXV])?,
     );
-    // Requests in one piece, see read_whole().
-    rules.insert(libc::SYS_setsockopt, one_of(2, &[libc::SO_RCVLOWAT])?);
     // The attach channel.
     rules.insert(libc::SYS_socketpair, one_of(0, &[libc::AF_UNIX])?);
     Ok(rules)
@@ -98,8 +95,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_writev,
-    libc::SYS_preadv2,
-    libc::SYS_pwritev2,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     // vhost-user and attach channel, both with descriptors.
@@ -108,9 +103,6 @@ const PLAIN: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_shutdown,
     // What kind of descriptor it is.
-    #[cfg(target_arch = "x86_64")]
-    libc::SYS_readlink,
-    libc::SYS_readlinkat,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_getsockopt,

@@ -8,5 +8,4 @@ mod process;
 mod reset;
 mod robustness;
 mod shared_memory;
-mod shell;
 mod support;

@@ -5,11 +5,15 @@
 //! A ring is only touched with its lock held and while it is ready, so nothing is used or signalled
 //! any more once GET_VRING_BASE has made it not ready.
 
-use std::sync::{
-    atomic::{fence, AtomicBool, Ordering},
-    Arc,
+use std::{
+    ops::Deref,
+    sync::{
+        atomic::{fence, AtomicBool, Ordering},
+        Arc,
+    },
 };
 
+use vhost_user_backend::{VringMutex, VringState, VringT};
 use virtio_bindings::virtio_ring::{
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT,
 };
@@ -18,23 +22,22 @@ use vm_memory::{
     Address, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic,
     GuestMemoryMmap, Permissions,
 };
+
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{
-    link::Link,
-    ring::{Ring, RingState},
-};
-use crate::wire::{Message, EVENT_RING, MESSAGE_SIZE, NUM_RINGS, PORTAL_RING};
+use crate::wire::{Message, MESSAGE_SIZE};
 
 /// The front end's ring memory.
 pub type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
+/// A ring, shared with the vhost-user library.
+pub type Vring = VringMutex<Memory>;
 
 /// The two rings of one connection.
 #[derive(Clone)]
 pub struct Rings {
-    rings: [Arc<Ring>; NUM_RINGS],
+    portal: Vring,
+    events: Vring,
     memory: Memory,
-    link: Arc<Link>,
     /// There were more messages than buffers.
     starving: Arc<AtomicBool>,
 }
@@ -53,10 +56,6 @@ pub struct Delivered {
     pub messages: usize,
     /// Buffers given back unused as they are no buffers for a message.
     pub bad_chains: u64,
-    /// There may be more, but one round is as long as the ring.
-    pub more: bool,
-    /// The front end wants to be told: [`Rings::call`].
-    pub call: bool,
 }
 
 /// As the ring has it.
@@ -71,11 +70,11 @@ enum Direction {
 
 impl Rings {
     /// The rings of a connection, in `memory`.
-    pub fn new(rings: [Arc<Ring>; NUM_RINGS], memory: Memory, link: Arc<Link>) -> Self {
+    pub fn new(portal: Vring, events: Vring, memory: Memory) -> Self {
         Rings {
-            rings,
+            portal,
+            events,
             memory,
-            link,
             starving: Arc::default(),
         }
     }
@@ -85,17 +84,35 @@ impl Rings {
         self.starving.load(Ordering::Relaxed)
     }
 
-    /// Takes at most `limit` chains of the portal ring; the front end need not kick until an
-    /// attempt has found none.
-    pub fn take(&self, limit: usize, chains: &mut Vec<PortalChain>) {
+    /// Lets `work` have the chains of the portal ring, up to `limit` at a time, and gives them back,
+    /// until there are none or `work` says that it wants no more.
+    pub fn work_on_portal(
+        &self,
+        limit: usize,
+        chains: &mut Vec<PortalChain>,
+        mut work: impl FnMut(&[PortalChain]) -> bool,
+    ) {
+        loop {
+            self.take(limit, chains);
+            if chains.is_empty() {
+                return;
+            }
+            let go_on = work(chains);
+            self.complete(chains);
+            if !go_on {
+                return;
+            }
+        }
+    }
+
+    /// Takes chains; the front end need not kick until an attempt has found none.
+    fn take(&self, limit: usize, chains: &mut Vec<PortalChain>) {
         chains.clear();
         let memory = self.memory.memory();
-        let mut ring = self.ring(PORTAL_RING).lock();
-        let mut enabled = false;
-        while ring.runs() && chains.len() < limit {
+        let mut ring = self.portal.get_mut();
+        while ring.is_enabled() && chains.len() < limit {
             let Some(head) = next_head(&mut ring, &memory) else {
-                if chains.is_empty() && !enabled && more_after_enabling(&mut ring, &memory) {
-                    enabled = true;
+                if chains.is_empty() && more_after_enabling(&mut ring, &memory) {
                     continue;
                 }
                 break;
@@ -112,48 +129,38 @@ impl Rings {
         }
     }
 
-    /// Gives chains of the portal ring back. Returns whether the front end wants to be told.
-    pub fn complete(&self, chains: &[PortalChain]) -> bool {
+    fn complete(&self, chains: &[PortalChain]) {
         let memory = self.memory.memory();
-        let mut ring = self.ring(PORTAL_RING).lock();
+        let mut ring = self.portal.get_mut();
         for chain in chains {
             add_used(&mut ring, &memory, chain.head, 0);
         }
-        !chains.is_empty() && wants_call(&ring, &memory)
+        signal(&ring, &memory);
     }
 
-    /// Moves messages from `next` to the event ring while there are both, and at most as many as the
-    /// ring has buffers.
+    /// Moves messages from `next` to the event ring while there are both, and tells the front end
+    /// once.
     pub fn deliver(&self, mut next: impl FnMut() -> Option<Message>) -> Delivered {
         let memory = self.memory.memory();
-        let mut ring = self.ring(EVENT_RING).lock();
+        let mut ring = self.events.get_mut();
         let mut done = Delivered::default();
         let mut starving = self.starving();
-        let mut enabled = false;
-        let mut left = ring.queue.size();
-        while ring.runs() {
-            if left == 0 {
-                done.more = true;
-                break;
-            }
+        while ring.is_enabled() {
             let Some(head) = next_head(&mut ring, &memory) else {
                 // Only now is a kick for a new buffer worth its price.
                 starving = true;
-                if !enabled && more_after_enabling(&mut ring, &memory) {
-                    enabled = true;
+                if more_after_enabling(&mut ring, &memory) {
                     continue;
                 }
                 break;
             };
-            enabled = false;
-            left -= 1;
             let Some(address) = buffer(&ring, &memory, head, Direction::Writable) else {
                 done.bad_chains += 1;
                 add_used(&mut ring, &memory, head, 0);
                 continue;
             };
             let Some(message) = next() else {
-                ring.queue.go_to_previous_position();
+                ring.get_queue_mut().go_to_previous_position();
                 starving = false;
                 break;
             };
@@ -168,32 +175,22 @@ impl Rings {
         if !starving {
             silence(&mut ring, &memory);
         }
-        done.call = done.messages as u64 + done.bad_chains > 0 && wants_call(&ring, &memory);
-        done
-    }
-
-    /// Tells the front end that chains have been used. Must not be called with a lock held.
-    pub fn call(&self, index: u16) {
-        let call = self.ring(index).lock().call.clone();
-        if let Some(Err(e)) = call.map(|call| call.notify()) {
-            let text =
-                format!("cannot signal the front end by the call eventfd of ring {index}: {e}");
-            self.link.fail(&text);
+        if done != Delivered::default() {
+            signal(&ring, &memory);
         }
+        done
     }
 
     /// Whether a ring is being served.
     pub fn running(&self) -> bool {
-        self.rings.iter().any(|ring| ring.lock().queue.ready())
-    }
-
-    fn ring(&self, index: u16) -> &Ring {
-        &self.rings[usize::from(index)]
+        [&self.portal, &self.events]
+            .iter()
+            .any(|ring| ring.get_ref().get_queue().ready())
     }
 }
 
-fn next_head(ring: &mut RingState, memory: &GuestMemoryMmap) -> Option<u16> {
-    match ring.queue.iter(memory) {
+fn next_head(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> Option<u16> {
+    match ring.get_queue_mut().iter(memory) {
         Ok(mut chains) => chains.next().map(|chain| chain.head_index()),
         Err(virtio_queue::Error::QueueNotReady) => None,
         Err(e) => {
@@ -206,12 +203,12 @@ fn next_head(ring: &mut RingState, memory: &GuestMemoryMmap) -> Option<u16> {
 
 /// The address of the one buffer of a chain, if it is a chain for a message.
 fn buffer(
-    ring: &RingState,
+    ring: &VringState<Memory>,
     memory: &GuestMemoryMmap,
     head: u16,
     direction: Direction,
 ) -> Option<GuestAddress> {
-    let queue = &ring.queue;
+    let queue = ring.get_queue();
     if head >= queue.size() {
         return None;
     }
@@ -232,8 +229,8 @@ fn buffer(
 }
 
 /// Asks for kicks, and says whether chains have come before the front end could see that.
-fn more_after_enabling(ring: &mut RingState, memory: &GuestMemoryMmap) -> bool {
-    let queue = &mut ring.queue;
+fn more_after_enabling(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> bool {
+    let queue = ring.get_queue_mut();
     if !queue.ready() || !queue.enable_notification(memory).unwrap_or(false) {
         return false;
     }
@@ -248,8 +245,8 @@ fn more_after_enabling(ring: &mut RingState, memory: &GuestMemoryMmap) -> bool {
 }
 
 /// Tells the front end that it need not kick.
-fn silence(ring: &mut RingState, memory: &GuestMemoryMmap) {
-    let queue = &mut ring.queue;
+fn silence(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) {
+    let queue = ring.get_queue_mut();
     if !queue.ready() {
         return;
     }
@@ -258,15 +255,25 @@ fn silence(ring: &mut RingState, memory: &GuestMemoryMmap) {
     }
 }
 
-fn add_used(ring: &mut RingState, memory: &GuestMemoryMmap, head: u16, len: u32) {
-    if let Err(e) = ring.queue.add_used(memory, head, len) {
+fn add_used(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap, head: u16, len: u32) {
+    if let Err(e) = ring.get_queue_mut().add_used(memory, head, len) {
         log::error!("cannot complete descriptor chain {head}: {e}");
     }
 }
 
-fn wants_call(ring: &RingState, memory: &GuestMemoryMmap) -> bool {
+fn signal(ring: &VringState<Memory>, memory: &impl Deref<Target = GuestMemoryMmap>) {
     // The used index must be visible before the front end's wish is read.
     fence(Ordering::SeqCst);
-    let flags = memory.load::<u16>(GuestAddress(ring.queue.avail_ring()), Ordering::Relaxed);
-    !flags.is_ok_and(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0)
+    let unwanted = memory
+        .load::<u16>(
+            GuestAddress(ring.get_queue().avail_ring()),
+            Ordering::Relaxed,
+        )
+        .is_ok_and(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0);
+    if unwanted {
+        return;
+    }
+    if let Err(e) = ring.signal_used_queue() {
+        log::error!("cannot signal the front end: {e}");
+    }
 }
