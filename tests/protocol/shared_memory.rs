@@ -231,7 +231,7 @@ fn test_memory_that_cannot_be_shared_is_refused_and_the_one_before_stays() {
     let mut vm = OneDevice::new(&backend);
     let before = shared(&mut vm, 1);
     let shrink = SealFlags::SHRINK;
-    let (pipe, _writer) = std::io::pipe().unwrap();
+    let (pipe, _writer) = rustix::pipe::pipe().unwrap();
     let request = SharedMemoryRequest {
         size: U64::new(4096),
         generation: U64::new(9),
