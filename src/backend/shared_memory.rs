@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn test_map_of_what_is_no_memfd_is_refused() {
-        let (pipe, _writer) = std::io::pipe().unwrap();
+        let (pipe, _writer) = rustix::pipe::pipe().unwrap();
         let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let file = tempfile::tempfile_in(".").unwrap();
 
