@@ -281,7 +281,7 @@ mod tests {
         let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
         let file = tempfile::tempfile_in(".").unwrap();
 
-        for fd in [OwnedFd::from(pipe), eventfd, file.into()] {
+        for fd in [pipe, eventfd, file.into()] {
             let error = refused(fd);
             assert_eq!(
                 error,

@@ -254,7 +254,7 @@ fn test_memory_that_cannot_be_shared_is_refused_and_the_one_before_stays() {
             Errno::OPNOTSUPP,
             "header: layout version 2, not 1",
         ),
-        (pipe.into(), Errno::BADF, "no memfd of ordinary pages"),
+        (pipe, Errno::BADF, "no memfd of ordinary pages"),
     ] {
         let refused = vm.attach.request(packet, &[fd.as_fd()]);
         match refused.unwrap_err() {
