@@ -62,7 +62,7 @@ pub struct Args {
 
     /// The version of the state stream: written, with no older reader allowed, and the newest one read. For testing
     /// the refusal.
-    #[arg(long, value_name = "N", hide = true)]
+    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub x_state_version: Option<u16>,
 }
 

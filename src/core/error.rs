@@ -249,6 +249,16 @@ pub enum RestoreError {
         /// SID here.
         attached: u32,
     },
+    /// A saved device is answered by other commands here.
+    #[error("saved device {device} has flags {saved:#x}, here it is attached with {attached:#x}")]
+    FlagsDiffer {
+        /// The device.
+        device: u32,
+        /// Flags in the state.
+        saved: u32,
+        /// Flags here.
+        attached: u32,
+    },
     /// A device is listed twice.
     #[error("saved device {device} is listed twice")]
     DeviceTwice {

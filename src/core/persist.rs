@@ -17,8 +17,7 @@ impl<O: Observer> Core<O> {
         let devices = self.devices.iter().map(|(device, state)| DeviceState {
             device,
             vsid: state.vsid,
-            flags: if state.pri { ATTACH_FLAG_PRI } else { 0 },
-            max_outstanding: state.max_outstanding,
+            flags: guest_flags(state.pri),
         });
         let pending = self
             .pending
@@ -92,7 +91,11 @@ impl<O: Observer> Core<O> {
         }
         let mut seen = [false; super::Limits::DEVICES_MAX as usize];
         for saved in &state.devices {
-            let DeviceState { device, vsid, .. } = *saved;
+            let DeviceState {
+                device,
+                vsid,
+                flags,
+            } = *saved;
             let Some(attached) = self.devices.get(device) else {
                 return Err(RestoreError::DeviceMissing { device, vsid });
             };
@@ -101,6 +104,14 @@ impl<O: Observer> Core<O> {
                     device,
                     saved: vsid,
                     attached: attached.vsid,
+                });
+            }
+            let (flags, here) = (flags & ATTACH_FLAG_PRI, guest_flags(attached.pri));
+            if flags != here {
+                return Err(RestoreError::FlagsDiffer {
+                    device,
+                    saved: flags,
+                    attached: here,
                 });
             }
             // An attached device's number is below the limit.
@@ -163,6 +174,15 @@ impl<O: Observer> Core<O> {
             low = ticket + 1;
         }
         Ok(())
+    }
+}
+
+/// The flags of a device that its driver in the guest goes by.
+fn guest_flags(pri: bool) -> u32 {
+    if pri {
+        ATTACH_FLAG_PRI
+    } else {
+        0
     }
 }
 

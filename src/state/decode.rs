@@ -54,10 +54,14 @@ fn check_header(reader: &StateVersion, header: &Header) -> Result<(), DecodeErro
             value: header.reserved.get(),
         });
     }
-    if header.compat_version.get() > reader.version {
+    let (version, compat) = (header.version.get(), header.compat_version.get());
+    if compat == 0 || compat > version {
+        return Err(DecodeError::Version { version, compat });
+    }
+    if compat > reader.version {
         return Err(DecodeError::TooNew {
-            version: header.version.get(),
-            compat: header.compat_version.get(),
+            version,
+            compat,
             supported: reader.version,
         });
     }

@@ -41,6 +41,17 @@ pub enum DecodeError {
         /// Content of the field.
         value: u64,
     },
+    /// No version has these numbers.
+    #[error(
+        "state stream says version {version}, oldest reader {compat}: versions begin with 1, and a \
+         stream can be read by its own"
+    )]
+    Version {
+        /// Version of the stream.
+        version: u16,
+        /// Oldest reader that may load it.
+        compat: u16,
+    },
     /// The stream was written by a newer version.
     #[error(
         "state stream has version {version} and needs a reader of version {compat} or newer, this one is version {supported}: update vhost-user-vsva on this host"

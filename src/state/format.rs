@@ -102,7 +102,8 @@ pub(super) struct DeviceRecord {
     device: U32,
     vsid: U32,
     flags: U32,
-    max_outstanding: U32,
+    /// Once the limit of outstanding faults, which is the host's own affair.
+    reserved: U32,
 }
 
 const _: () = assert!(size_of::<DeviceRecord>() == 16);
@@ -113,7 +114,7 @@ impl From<&DeviceState> for DeviceRecord {
             device: U32::new(state.device),
             vsid: U32::new(state.vsid),
             flags: U32::new(state.flags),
-            max_outstanding: U32::new(state.max_outstanding),
+            reserved: U32::ZERO,
         }
     }
 }
@@ -124,7 +125,6 @@ impl From<&DeviceRecord> for DeviceState {
             device: record.device.get(),
             vsid: record.vsid.get(),
             flags: record.flags.get(),
-            max_outstanding: record.max_outstanding.get(),
         }
     }
 }

@@ -67,10 +67,8 @@ pub struct DeviceState {
     pub device: u32,
     /// Its SID.
     pub vsid: u32,
-    /// Its flags, as in ATTACH.
+    /// Those of its flags in ATTACH that the guest knows of.
     pub flags: u32,
-    /// Its limit of outstanding faults.
-    pub max_outstanding: u32,
 }
 
 /// Version of the streams that are written, and the newest that can be read.

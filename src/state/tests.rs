@@ -32,13 +32,11 @@ fn sample() -> StateData {
                 device: 0,
                 vsid: 0x10,
                 flags: 0,
-                max_outstanding: 0,
             },
             DeviceState {
                 device: 3,
                 vsid: 0x18,
                 flags: 1,
-                max_outstanding: 64,
             },
         ],
         pending: vec![
@@ -191,6 +189,26 @@ fn test_decode_of_older_stream_by_newer_reader_is_accepted() {
     };
 
     assert_eq!(reader.decode(&encode(&sample())[..]).unwrap(), sample());
+}
+
+#[test]
+fn test_decode_of_version_that_cannot_be_is_refused() {
+    for (version, compat) in [(0, 0), (1, 0), (0, 1), (1, 2)] {
+        let wrong = StateVersion { version, compat };
+
+        let error = error_of(&wrong.encode(&sample()));
+
+        assert!(error.contains("versions begin with 1"), "{error}");
+    }
+}
+
+#[test]
+fn test_decode_of_device_with_saved_limit_ignores_it() {
+    // Where a former version has saved `max_outstanding`.
+    let limit = GENERAL + 48 + 16 + 12;
+    let stream = with_body(|stream| stream[limit] = 64);
+
+    assert_eq!(decode(&stream[..]).unwrap(), sample());
 }
 
 #[test]

@@ -29,7 +29,10 @@ fn source() -> Rig {
 
 fn destination() -> Rig {
     let mut rig = Rig::new();
-    rig.attach(&desc(1, 1));
+    rig.attach(&DeviceDesc {
+        pri: true,
+        ..desc(1, 1)
+    });
     rig
 }
 
@@ -58,7 +61,6 @@ fn test_snapshot_holds_what_moves() {
         device: 1,
         vsid: sid(1),
         flags: ATTACH_FLAG_PRI,
-        max_outstanding: 3,
     };
     assert_eq!(state.devices.len(), 2);
     assert_eq!(state.devices[1], second);
@@ -237,6 +239,35 @@ fn test_restore_of_missing_or_other_device_names_it() {
 }
 
 #[test]
+fn test_restore_of_pri_device_over_one_that_is_not_is_refused() {
+    let state = source().core.snapshot().unwrap();
+    let mut other = Rig::new();
+    other.attach(&desc(1, 1));
+
+    assert_eq!(
+        other.core.restore(&state, 0),
+        Err(RestoreError::FlagsDiffer {
+            device: 1,
+            saved: ATTACH_FLAG_PRI,
+            attached: 0
+        })
+    );
+}
+
+#[test]
+fn test_restore_of_device_with_another_limit_of_faults_is_accepted() {
+    let state = source().core.snapshot().unwrap();
+    let mut other = Rig::new();
+    other.attach(&DeviceDesc {
+        pri: true,
+        max_outstanding: 1,
+        ..desc(1, 1)
+    });
+
+    assert_eq!(other.core.restore(&state, 0), Ok(()));
+}
+
+#[test]
 fn test_restore_of_device_listed_twice_is_refused() {
     let mut state = source().core.snapshot().unwrap();
     state.devices.push(state.devices[0]);
@@ -266,7 +297,10 @@ fn test_restore_beyond_the_limit_is_refused() {
         ..limits()
     });
     rig.attach(&desc(0, 0));
-    rig.attach(&desc(1, 1));
+    rig.attach(&DeviceDesc {
+        pri: true,
+        ..desc(1, 1)
+    });
 
     let result = rig.core.restore(&state, rig.now);
 
