@@ -2,10 +2,14 @@
 //! The built program, driven over its real sockets by the front end of this crate.
 
 mod connection;
+mod control;
 mod drain;
 mod faults;
+mod groups;
 mod process;
+mod raw;
 mod reset;
 mod robustness;
 mod shared_memory;
+mod state;
 mod support;

@@ -11,14 +11,14 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 use vhost_user_vsva::{
     frontend::{AttachChannel, Attachment, Event, Frontend, Options},
     wire::{
-        EventRecord, PageResponse, PgFault, ResponseCode, SmmuCommand, Submission,
+        ConfigSpace, EventRecord, PageResponse, PgFault, ResponseCode, SmmuCommand, Submission,
         PAGE_RESPONSE_SIZE, PERM_READ, PGFAULT_LAST_PAGE, PGFAULT_PASID_VALID, U32, U64,
     },
 };
@@ -47,26 +47,23 @@ impl Backend {
 
     /// Starts it with its socket in `dir`.
     pub fn start_at(dir: TempDir, options: &[&str]) -> Self {
-        let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
-        notify.set_read_timeout(Some(HANG)).unwrap();
-        let mut child = command()
-            .arg("--socket-path")
-            .arg(dir.path().join("vsva.sock"))
-            .args(options)
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let messages = Some(show_messages(&mut child));
-        let backend = Self {
+        let (child, messages) = spawn(dir.path(), options);
+        Self {
             dir,
             child,
-            messages,
-        };
-        let mut message = [0; 64];
-        let len = retry_on_intr(|| notify.recv(&mut message)).expect("the back-end gets ready");
-        assert_eq!(message[..len].trim_ascii_end(), b"READY=1");
-        backend
+            messages: Some(messages),
+        }
+    }
+
+    /// Kills it and starts another on the same socket.
+    pub fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (child, messages) = spawn(self.dir.path(), &[]);
+        self.child = child;
+        if let Some(before) = self.messages.replace(messages) {
+            before.join().unwrap();
+        }
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -137,6 +134,27 @@ impl Drop for Backend {
             let _ = messages.join();
         }
     }
+}
+
+/// Starts the program with its socket in `dir`, and waits until it is ready.
+fn spawn(dir: &Path, options: &[&str]) -> (Child, JoinHandle<()>) {
+    let path = dir.join("notify");
+    let _ = fs::remove_file(&path);
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(HANG)).unwrap();
+    let mut child = command()
+        .arg("--socket-path")
+        .arg(dir.join("vsva.sock"))
+        .args(options)
+        .env("NOTIFY_SOCKET", path)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let messages = show_messages(&mut child);
+    let mut message = [0; 64];
+    let len = retry_on_intr(|| notify.recv(&mut message)).expect("the back-end gets ready");
+    assert_eq!(message[..len].trim_ascii_end(), b"READY=1");
+    (child, messages)
 }
 
 /// Makes the messages of a child a part of what the test prints, so that they are seen when it fails, and do not come
@@ -325,6 +343,15 @@ impl OneDevice {
     /// Answers a fault like a guest that has mapped the page.
     pub fn resume(&mut self, event: &EventRecord) {
         resume(&mut self.frontend, event);
+    }
+}
+
+/// Waits until the config space is as wanted.
+pub fn wait_config(frontend: &mut Frontend, wanted: impl Fn(&ConfigSpace) -> bool) {
+    let start = Instant::now();
+    while !wanted(&frontend.config().unwrap()) {
+        assert!(start.elapsed() < HANG, "the config space does not change");
+        thread::sleep(Duration::from_millis(1));
     }
 }
 

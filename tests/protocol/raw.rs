@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! vhost-user requests byte by byte, as the document has them: what no library of a front end would send.
+
+use std::{
+    io::{IoSlice, IoSliceMut, Read},
+    mem::MaybeUninit,
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use rustix::net::{
+    recvmsg, sendmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
+
+use crate::support::{retry_on_intr, Backend, HANG};
+
+pub const GET_FEATURES: u32 = 1;
+pub const SET_FEATURES: u32 = 2;
+pub const SET_OWNER: u32 = 3;
+pub const GET_PROTOCOL_FEATURES: u32 = 15;
+pub const SET_PROTOCOL_FEATURES: u32 = 16;
+pub const GET_QUEUE_NUM: u32 = 17;
+pub const SET_VRING_ENABLE: u32 = 18;
+pub const GET_CONFIG: u32 = 24;
+pub const RESET_DEVICE: u32 = 34;
+pub const GET_SHARED_OBJECT: u32 = 41;
+
+const VERSION: u32 = 1;
+const REPLY: u32 = 1 << 2;
+const NEED_REPLY: u32 = 1 << 3;
+
+/// Protocol features of the document.
+pub const MQ: u64 = 1 << 0;
+pub const REPLY_ACK: u64 = 1 << 3;
+pub const CONFIG: u64 = 1 << 9;
+pub const PROTOCOL_RESET_DEVICE: u64 = 1 << 13;
+pub const SHARED_OBJECT: u64 = 1 << 18;
+pub const DEVICE_STATE: u64 = 1 << 19;
+pub const ALL_PROTOCOL: u64 =
+    MQ | REPLY_ACK | CONFIG | PROTOCOL_RESET_DEVICE | SHARED_OBJECT | DEVICE_STATE;
+/// VHOST_USER_F_PROTOCOL_FEATURES and VIRTIO_F_VERSION_1.
+pub const FEATURES: u64 = 1 << 30 | 1 << 32;
+
+/// The front end's end of the socket.
+pub struct Raw(UnixStream);
+
+/// What the back-end has replied.
+#[derive(Debug)]
+pub struct Reply {
+    pub body: Vec<u8>,
+    pub fd: Option<OwnedFd>,
+}
+
+impl Reply {
+    pub fn number(&self) -> u64 {
+        u64::from_le_bytes(self.body[..].try_into().expect("a reply of 8 bytes"))
+    }
+}
+
+impl Raw {
+    pub fn new(backend: &Backend) -> Self {
+        let stream = backend.stream();
+        stream.set_read_timeout(Some(HANG)).unwrap();
+        Self(stream)
+    }
+
+    /// Has acknowledged these protocol features, and the features that are required.
+    pub fn negotiated(backend: &Backend, protocol: u64) -> Self {
+        let mut raw = Self::new(backend);
+        raw.send(SET_OWNER, &[]);
+        raw.ask(GET_FEATURES, &[]);
+        raw.ask(GET_PROTOCOL_FEATURES, &[]);
+        raw.send(SET_PROTOCOL_FEATURES, &protocol.to_le_bytes());
+        raw.send(SET_FEATURES, &FEATURES.to_le_bytes());
+        raw
+    }
+
+    fn write(&mut self, code: u32, flags: u32, body: &[u8], fd: Option<BorrowedFd<'_>>) {
+        let size = u32::try_from(body.len()).unwrap();
+        let header = [code, VERSION | flags, size].map(u32::to_le_bytes);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if let Some(fd) = &fd {
+            control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(fd)));
+        }
+        let parts = [IoSlice::new(header.as_flattened()), IoSlice::new(body)];
+        sendmsg(&self.0, &parts, &mut control, SendFlags::NOSIGNAL).unwrap();
+    }
+
+    /// Sends a request that has no reply.
+    pub fn send(&mut self, code: u32, body: &[u8]) {
+        self.write(code, 0, body, None);
+    }
+
+    /// Sends a request that has a reply of its own.
+    pub fn ask(&mut self, code: u32, body: &[u8]) -> Reply {
+        self.write(code, 0, body, None);
+        self.reply(code)
+    }
+
+    /// Sends a request that has none, and asks for one: 0 is "done".
+    pub fn acknowledged(&mut self, code: u32, body: &[u8]) -> u64 {
+        self.write(code, NEED_REPLY, body, None);
+        self.reply(code).number()
+    }
+
+    fn reply(&mut self, code: u32) -> Reply {
+        let mut header = [0; 12];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let parts = &mut [IoSliceMut::new(&mut header)];
+        let flags = RecvFlags::WAITALL | RecvFlags::CMSG_CLOEXEC;
+        let got = retry_on_intr(|| Ok(recvmsg(&self.0, parts, &mut control, flags)?)).unwrap();
+        assert_eq!(got.bytes, header.len(), "the connection has ended");
+        let fd = control.drain().find_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+            _ => None,
+        });
+        let word = |index: usize| u32::from_le_bytes(header[index..index + 4].try_into().unwrap());
+        assert_eq!([word(0), word(4)], [code, VERSION | REPLY]);
+        let mut body = vec![0; word(8) as usize];
+        self.0.read_exact(&mut body).unwrap();
+        Reply { body, fd }
+    }
+
+    /// Waits until the back-end has closed the connection.
+    pub fn assert_ended(mut self) {
+        let mut byte = [0];
+        match retry_on_intr(|| self.0.read(&mut byte)) {
+            Ok(0) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
+            other => panic!("expected the connection to be closed, not {other:?}"),
+        }
+    }
+
+    /// The connection goes on.
+    pub fn assert_served(&mut self) {
+        self.ask(GET_FEATURES, &[]);
+    }
+}
