@@ -47,13 +47,14 @@ rust_tests()
 	fi
 }
 
-# Their option tables are compared with the program, which cargo test has built.
-documents_tests()
+# Python's tests of the program, which cargo test has built: the option tables of the documents, and
+# a front end that was written from docs/protocol.md.
+python_tests()
 {
 	VSVA_BACKEND=$(cargo build --locked --all-features --message-format=json |
 		sed -nE 's,.*"executable":"([^"]*/vhost-user-vsva)".*,\1,p')
 	export VSVA_BACKEND
-	python3 -B -m unittest discover --start-directory tests/documents
+	python3 -B -m unittest discover --start-directory "$1"
 }
 
 run()
@@ -64,5 +65,6 @@ run()
 	RUSTDOCFLAGS='-D warnings' run_test "cargo doc" \
 		cargo doc --locked --no-deps --all-features --document-private-items
 	rust_tests
-	run_test "documents" documents_tests
+	run_test "documents" python_tests tests/documents
+	run_test "front end" python_tests tests/front_end
 }
