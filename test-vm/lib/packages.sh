@@ -77,6 +77,12 @@ packages_simulate()
 		2>&1 </dev/null
 }
 
+# packages_wait: until no other apt is at work. It takes the lock that a simulation does not take.
+packages_wait()
+{
+	as_root apt-get -q -o DPkg::Lock::Timeout=600 check >/dev/null 2>&1 </dev/null || true
+}
+
 # packages_conflicts: of what apt-get says, the lines that name what does not fit
 packages_conflicts()
 {
@@ -91,6 +97,9 @@ packages_fit()
 {
 	local said release
 
+	said=$(packages_simulate "$@") && return
+	# Another one at work leaves packages half installed, until it has ended.
+	packages_wait
 	said=$(packages_simulate "$@") && return
 	say "These packages are needed, and cannot be installed beside what this machine has: $*"
 	say "apt-get says:"

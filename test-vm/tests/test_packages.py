@@ -49,6 +49,17 @@ class Fit(ShellTest):
         self.assertIn("The following packages will be REMOVED:\n  qemu-user\n", err)
         self.assertNotIn("NEW packages", err)
 
+    def test_packages_that_fit_once_another_apt_has_ended_are_installed(self):
+        self.program("bin/sudo", """shift; exec "$@" """)
+        self.program("bin/apt-get", """
+            case " $* " in
+            *" -o DPkg::Lock::Timeout="*" check "*) touch "$FOLDER/ended" ;;
+            *" -s "*) [ -e "$FOLDER/ended" ] || exit 100 ;;
+            *) exit 100 ;;
+            esac""")
+        _, err = self.shell("packages_fit bc")
+        self.assertEqual(err, "")
+
     def test_packages_that_fit_are_installed(self):
         self.program("bin/apt-get", "exit 0")
         _, err = self.shell("packages_fit bc")
