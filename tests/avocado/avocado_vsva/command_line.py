@@ -38,14 +38,29 @@ def smmu_properties(properties):
     return words
 
 
-def vsva_device(socket_path, properties):
-    words = "".join(f",{key}={value}" for key, value in properties.items())
-    return ["-chardev", f"socket,id=vsva,path={socket_path}",
-            "-device", f"vhost-user-vsva,id=vsva0,chardev=vsva{words}"]
-
-
-def test_devices(ids, link):
-    words = []
-    for number, device in enumerate(ids):
-        words += ["-device", f"vsva-testdev,id={device},bus=pcie.0,addr={FIRST_TEST_DEVICE + number:#x}{link}"]
+def devices(backend, properties, test_devices):
+    """A vhost-user-vsva device, if there is a backend, and so many test devices."""
+    words = [] if backend is None else _vsva_device(0, backend, properties)
+    for number in range(test_devices):
+        words += _test_device(number, "" if backend is None else ",vsva=vsva0")
     return words
+
+
+def devices_of_each(backends, properties):
+    """A vhost-user-vsva device and a test device for each backend: by number, in the order of the command line."""
+    words = []
+    for number, backend in backends.items():
+        words += _vsva_device(number, backend, properties)
+    for number in backends:
+        words += _test_device(number, f",vsva=vsva{number}")
+    return words
+
+
+def _vsva_device(number, backend, properties):
+    words = "".join(f",{key}={value}" for key, value in properties.items())
+    return ["-chardev", f"socket,id=vsva-socket{number},path={backend.socket_path}",
+            "-device", f"vhost-user-vsva,id=vsva{number},chardev=vsva-socket{number}{words}"]
+
+
+def _test_device(number, link):
+    return ["-device", f"vsva-testdev,id=td{number},bus=pcie.0,addr={FIRST_TEST_DEVICE + number:#x}{link}"]

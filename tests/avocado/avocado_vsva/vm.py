@@ -19,11 +19,12 @@ class Vm:
     """
     backend: the vhost-user-vsva process that this VM's device is connected to; None: no such device.
     test_devices: number of vsva-testdev functions; without a backend they use the SMMU's own stall model.
-    smmu: properties of the emulated SMMUv3; vsva: properties of the vhost-user-vsva device.
+    backends: several of them, by number, with a test device each (see command_line.devices_of_each).
+    smmu: properties of the emulated SMMUv3; vsva: properties of the vhost-user-vsva devices.
     """
 
-    def __init__(self, environment, name, folder, *, backend=None, test_devices=1, smmu=None, vsva=None,
-                 incoming=False, memory_mib=256):
+    def __init__(self, environment, name, folder, *, backend=None, backends=None, test_devices=1, smmu=None,
+                 vsva=None, incoming=False, memory_mib=256):
         self.name = name
         self.console = Journal(f"{name} console")
         self.trace_path = folder / f"{name}-trace.log"
@@ -35,10 +36,10 @@ class Vm:
         command += command_line.channels(fds)
         command += command_line.trace(self.trace_path)
         command += command_line.smmu_properties(command_line.STALLS_ON if smmu is None else smmu)
-        if backend is not None:
-            command += command_line.vsva_device(backend.socket_path, vsva or {})
-        command += command_line.test_devices([f"td{number}" for number in range(test_devices)],
-                                             ",vsva=vsva0" if backend is not None else "")
+        if backends is None:
+            command += command_line.devices(backend, vsva or {}, test_devices)
+        else:
+            command += command_line.devices_of_each(backends, vsva or {})
         if incoming:
             command += ["-incoming", "defer"]
         self.process = process.start(command, self._log_path, list(fds.values()))
