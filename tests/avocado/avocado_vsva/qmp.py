@@ -59,6 +59,10 @@ class Qmp:
         arguments = {key.replace("_", "-"): value for key, value in arguments.items()}
         return self._call(self._client.execute(command, arguments), timeout)
 
+    def yank_migration(self):
+        """Break the migration's connection; executed at once, even if QEMU's main loop is held."""
+        self._call(self._client.execute("yank", {"instances": [{"type": "migration"}]}, oob=True), COMMAND_TIMEOUT)
+
     def hmp(self, line):
         return self._call(self._client.execute("human-monitor-command", {"command-line": line}), COMMAND_TIMEOUT)
 
