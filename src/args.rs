@@ -43,6 +43,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_faults)]
     pub max_faults: u32,
 
+    /// The most faults that a device may have outstanding whose front end sets no limit; 0: a fair share of
+    /// --max-faults.
+    #[arg(long, value_name = "N", default_value_t = Limits::default().max_device_faults)]
+    pub max_device_faults: u32,
+
     /// The most submissions that may be pending, over all devices.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_pending)]
     pub max_pending: u32,

@@ -26,6 +26,7 @@ impl TryFrom<Args> for Config {
             max_devices: args.max_devices,
             max_faults: args.max_faults,
             max_pending: args.max_pending,
+            max_device_faults: args.max_device_faults,
         };
         limits.check()?;
         let listen = match (args.socket_path, args.fd) {

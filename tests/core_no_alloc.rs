@@ -97,6 +97,7 @@ impl Driver {
 fn test_core_in_operation_does_not_allocate() {
     let limits = Limits {
         max_faults: 256,
+        max_device_faults: 256,
         max_pending: 256,
         max_devices: 2,
     };

@@ -17,6 +17,7 @@ const LIMITS: Limits = Limits {
     max_devices: 3,
     max_pending: 8,
     max_faults: 8,
+    max_device_faults: 0,
 };
 /// Flags of the byte before each message or record.
 const KEEP_SEQUENCE: u8 = 1 << 7;

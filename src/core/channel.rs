@@ -26,6 +26,8 @@ pub(super) struct Group {
     pub(super) open: bool,
     /// Its further records do not reach the guest.
     pub(super) refused: bool,
+    /// The guest answers it as a whole, and not before it is complete.
+    pub(super) page_request: bool,
 }
 
 impl Group {
@@ -40,6 +42,7 @@ impl Group {
         code: ResponseCode::Success,
         open: false,
         refused: false,
+        page_request: false,
     };
 }
 
@@ -178,6 +181,21 @@ impl Channels {
         self.groups.free_len()
     }
 
+    /// How many groups the channel has that wait for the guest, or for their answer to be written.
+    pub(super) fn groups_of(&self, channel: u32) -> u32 {
+        self.get(channel).map_or(0, |slot| slot.groups.len())
+    }
+
+    /// Faults of page requests that are not complete: the guest cannot answer them.
+    pub(super) fn unanswerable(&self) -> u32 {
+        self.iter()
+            .filter_map(|(_, channel)| channel.open)
+            .map(|group| self.groups.get(group))
+            .filter(|group| group.page_request)
+            .map(|group| group.unanswered)
+            .sum()
+    }
+
     /// Whether no group waits for its end, for the guest, or for its answer to be written.
     pub(super) fn all_answered(&self) -> bool {
         self.groups.is_unused()
@@ -230,7 +248,13 @@ impl Channels {
     }
 
     /// Begins a group; `None` if there are too many.
-    pub(super) fn open_group(&mut self, channel: u32, cookie: u32, dev_id: u32) -> Option<u32> {
+    pub(super) fn open_group(
+        &mut self,
+        channel: u32,
+        cookie: u32,
+        dev_id: u32,
+        page_request: bool,
+    ) -> Option<u32> {
         let slot = self.channels.get_mut(channel as usize)?.as_mut()?;
         let index = self.groups.alloc()?;
         slot.open = Some(index);
@@ -246,6 +270,7 @@ impl Channels {
         group.code = ResponseCode::Success;
         group.open = true;
         group.refused = false;
+        group.page_request = page_request;
         Some(index)
     }
 
@@ -380,7 +405,9 @@ mod tests {
         let buckets = u32::try_from(channels.buckets.len()).unwrap();
         let channel = channels.open(7).unwrap();
         for n in 0..4 {
-            channels.open_group(channel, 1 + n * buckets, 0).unwrap();
+            channels
+                .open_group(channel, 1 + n * buckets, 0, false)
+                .unwrap();
             channels.close_group(channel);
         }
         assert!(channels.by_cookie(channel, 1 + 2 * buckets).is_some());
@@ -403,7 +430,7 @@ mod tests {
     fn test_drop_channel_with_open_group_frees_everything() {
         let mut channels = Channels::new(1, 4);
         let channel = channels.open(7).unwrap();
-        let group = channels.open_group(channel, 1, 0).unwrap();
+        let group = channels.open_group(channel, 1, 0, false).unwrap();
         channels.group_mut(group).records = 3;
 
         assert_eq!(channels.drop_channel(channel), 3);

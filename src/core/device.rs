@@ -16,7 +16,7 @@ pub struct DeviceDesc {
     pub dev_id: u32,
     /// The fault channel, a number chosen by the front end.
     pub channel: u32,
-    /// Limit of outstanding faults, 0 for none but the table's.
+    /// Limit of outstanding faults, 0 for the share that is the default.
     pub max_outstanding: u32,
     /// Whether the device is answered by CMD_PRI_RESP.
     pub pri: bool,
@@ -59,16 +59,17 @@ impl Device {
     }
 
     /// Most faults it can have outstanding.
-    pub(super) fn limit(&self, table: &FaultTable) -> u32 {
+    pub(super) fn limit(&self, table: &FaultTable, share: u32) -> u32 {
         match self.max_outstanding {
-            0 => table.capacity(),
+            0 => share.min(table.capacity()),
             limit => limit.min(table.capacity()),
         }
     }
 
-    /// Faults it may still raise.
-    pub(super) fn room(&self, table: &FaultTable) -> u32 {
-        (self.limit(table) - self.faults.len()).min(table.free_len())
+    /// Faults it may still raise. It can have more than its limit: a share shrinks when devices are attached.
+    pub(super) fn room(&self, table: &FaultTable, share: u32) -> u32 {
+        let of_limit = self.limit(table, share).saturating_sub(self.faults.len());
+        of_limit.min(table.free_len())
     }
 }
 

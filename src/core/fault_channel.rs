@@ -23,7 +23,7 @@ impl<O: Observer> Core<O> {
         let open = self.open_group(index, record)?;
         let verdict = match self.judge(index, open, record, now_ns) {
             Verdict::Take { .. } | Verdict::Refuse(_)
-                if open.is_none() && self.channels.free_groups() == 0 =>
+                if open.is_none() && self.group_room(index) == 0 =>
             {
                 Verdict::Wait(Blocked::Groups)
             }
@@ -38,10 +38,16 @@ impl<O: Observer> Core<O> {
         }
         let group = match open {
             Some(group) => group,
-            None => self
-                .channels
-                .open_group(index, cookie, dev_id)
-                .ok_or(no_room)?,
+            None => {
+                let device = match verdict {
+                    Verdict::Take { device, .. } => self.devices.get(device),
+                    _ => None,
+                };
+                let page_request = device.is_some_and(|device| device.pri);
+                self.channels
+                    .open_group(index, cookie, dev_id, page_request)
+                    .ok_or(no_room)?
+            }
         };
         let of_group = self.channels.group_mut(group);
         of_group.records = of_group.records.saturating_add(1);
@@ -118,20 +124,51 @@ impl<O: Observer> Core<O> {
         if open.is_some_and(|group| self.channels.group(group).refused) {
             return Verdict::Refuse(RefusedReason::GroupRefused);
         }
-        if device.room(&self.faults) > 0 {
+        if device.room(&self.faults, self.fault_share()) > 0 {
             return Verdict::Take {
                 device: number,
                 sid: device.vsid,
             };
         }
-        // A guest answers a page request group only when it has seen all of it: one that is too large would never end.
-        let alone = |group| self.channels.group(group).unanswered == device.limit(&self.faults);
-        if device.pri && open.is_some_and(alone) {
+        if self.never_ends(device, open) {
             self.channels.refuse_open_group(index, dev_id);
             self.answer_all(number, None, now_ns);
             return Verdict::Refuse(RefusedReason::GroupRefused);
         }
         Verdict::Wait(Blocked::Faults { device: number })
+    }
+
+    /// Whether no answer can make room for the rest of the open group of `device`. The guest answers a page request
+    /// only when it has seen all of it, so one that fills the device's limit, or the table together with others that are
+    /// not complete, would wait for ever.
+    fn never_ends(&self, device: &Device, open: Option<u32>) -> bool {
+        let Some(group) = open.map(|group| self.channels.group(group)) else {
+            return false;
+        };
+        let of_device = device.faults.len();
+        let alone = group.unanswered == of_device
+            && of_device >= device.limit(&self.faults, self.fault_share());
+        let full =
+            self.faults.free_len() == 0 && self.channels.unanswerable() == self.faults.capacity();
+        group.page_request && group.dev_id == device.dev_id && (alone || full)
+    }
+
+    /// The most faults that a device without a limit of its own may have outstanding.
+    pub(super) fn fault_share(&self) -> u32 {
+        self.limits.fault_share(self.devices.len())
+    }
+
+    /// Groups that the channel may still begin: as many as its devices may have faults, and one, whether they wait for
+    /// the guest or for a peer that does not read its answers.
+    fn group_room(&self, index: u32) -> u32 {
+        let share = self.fault_share();
+        let most = self
+            .devices
+            .on_channel(index)
+            .map(|(_, device)| device.limit(&self.faults, share))
+            .fold(1, u32::saturating_add);
+        let of_channel = most.saturating_sub(self.channels.groups_of(index));
+        of_channel.min(self.channels.free_groups())
     }
 
     fn block(&mut self, index: u32, blocked: Blocked, now_ns: u64) {
@@ -195,11 +232,10 @@ impl<O: Observer> Core<O> {
 
     /// Whether the channel should be read: not after [`FaultError::NoRoom`] until there is room.
     pub fn wants_read(&self, channel: u32) -> bool {
-        let Some(slot) = self
-            .channels
-            .find(channel)
-            .and_then(|index| self.channels.get(index))
-        else {
+        let Some(index) = self.channels.find(channel) else {
+            return false;
+        };
+        let Some(slot) = self.channels.get(index) else {
             return false;
         };
         if slot.devices == 0 || slot.held > 0 {
@@ -207,10 +243,13 @@ impl<O: Observer> Core<O> {
         }
         match slot.blocked {
             None => true,
-            Some(Blocked::Groups) => self.channels.free_groups() > 0,
+            Some(Blocked::Groups) => self.group_room(index) > 0,
             Some(Blocked::Faults { device }) => {
-                let room = |device: &Device| device.room(&self.faults) > 0;
-                self.devices.get(device).is_none_or(room)
+                let goes_on = |device: &Device| {
+                    device.room(&self.faults, self.fault_share()) > 0
+                        || self.never_ends(device, slot.open)
+                };
+                self.devices.get(device).is_none_or(goes_on)
             }
         }
     }
@@ -225,9 +264,9 @@ impl<O: Observer> Core<O> {
         }
         self.devices
             .on_channel(index)
-            .map(|(_, device)| device.room(&self.faults))
+            .map(|(_, device)| device.room(&self.faults, self.fault_share()))
             .min()
-            .map_or(0, |room| room.min(self.channels.free_groups()))
+            .map_or(0, |room| room.min(self.group_room(index)))
     }
 
     /// Answers a fault.

@@ -66,7 +66,7 @@ impl<O: Observer> Core<O> {
             oldest_read_ns: U64::new(oldest.read_ns),
             oldest_flags: U32::new(oldest.flags),
             devices: U32::new(self.devices.len()),
-            fault_share: U32::new(self.faults.capacity()),
+            fault_share: U32::new(self.fault_share()),
             blocked: U32::new(self.channels.blocked_len()),
         }
     }

@@ -457,7 +457,7 @@ fn test_as_many_devices_as_allowed_are_attached_and_served() {
 fn test_detached_channel_whose_answers_go_out_late_is_closed() {
     // More answers than a socket takes.
     const FAULTS: u32 = 60_000;
-    let backend = Backend::start_with(&["--max-faults=65536"]);
+    let backend = Backend::start_with(&["--max-faults=65536", "--max-device-faults=65536"]);
     let mut vm = OneDevice::new(&backend);
     let faults: Vec<_> = (0..u64::from(FAULTS))
         .map(|n| vm.source.fault(1, n << 12, PERM_READ))

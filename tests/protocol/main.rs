@@ -10,6 +10,7 @@ mod process;
 mod raw;
 mod reset;
 mod robustness;
+mod share;
 mod shared_memory;
 mod state;
 mod support;

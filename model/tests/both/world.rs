@@ -154,6 +154,7 @@ pub fn limits() -> Limits {
         max_devices: 1,
         max_pending: MAX_PENDING as u32,
         max_faults: 1,
+        max_device_faults: 0,
     }
 }
 

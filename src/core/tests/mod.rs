@@ -11,4 +11,5 @@ mod persist;
 mod portal;
 mod reset;
 mod rig;
+mod share;
 mod stage_one;

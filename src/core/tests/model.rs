@@ -21,7 +21,8 @@ use crate::wire::{
 const LIMITS: Limits = Limits {
     max_devices: 3,
     max_pending: 5,
-    max_faults: 4,
+    max_faults: 6,
+    max_device_faults: 0,
 };
 const DEVICES: u32 = LIMITS.max_devices;
 
@@ -224,12 +225,46 @@ impl World {
         }
     }
 
-    /// Devices 0 and 1 share a channel as long as it lasts; device 1 has a limit of 2 faults.
+    /// Devices 0 and 1 share a channel as long as it lasts; device 0 has its share of the table, device 1 a limit of 2
+    /// faults, device 2 none but the table's.
     fn desc(&self, device: u32, channel: u32) -> DeviceDesc {
         DeviceDesc {
-            max_outstanding: if device == 1 { 2 } else { 0 },
+            max_outstanding: [0, 2, LIMITS.max_faults][device as usize],
             ..desc(device, channel)
         }
+    }
+
+    /// The most faults that the device may have outstanding.
+    fn limit(&self, device: u32) -> usize {
+        let attached = u32::try_from(self.attached.len()).unwrap();
+        let share = (LIMITS.max_faults / (attached + 1)).max(1);
+        [share, 2, LIMITS.max_faults][device as usize] as usize
+    }
+
+    fn waiting(&self, of: impl Fn(&Group) -> bool) -> usize {
+        let groups = self.channels.values().flat_map(|h| h.groups.values());
+        let faults = groups.filter(|group| of(group)).flat_map(|g| &g.faults);
+        faults.filter(|fault| **fault == Fault::Waiting).count()
+    }
+
+    /// Whether there is room for a record, by the rules of the protocol.
+    fn has_room(&self, channel: u32, record: &PgFault) -> bool {
+        let begun = |group: &&Group| group.faults.iter().any(|f| *f != Fault::Unread);
+        let groups = |hardware: &Hardware| hardware.groups.values().filter(begun).count();
+        let event = self.faults[&record.addr.get()];
+        let group = &self.channels[&channel].groups[&event.cookie];
+        let on_channel = self.attached.iter().filter(|(_, of)| **of == Some(channel));
+        let of_channel: usize = on_channel.map(|(device, _)| self.limit(*device)).sum();
+        let all_groups: usize = self.channels.values().map(groups).sum();
+        let most_groups = (LIMITS.max_faults + 2 * LIMITS.max_devices) as usize;
+        let opens = !begun(&group);
+        if opens && (groups(&self.channels[&channel]) > of_channel || all_groups >= most_groups) {
+            return false;
+        }
+        let gone = self.attached.get(&event.device) != Some(&Some(channel));
+        gone || group.refused
+            || self.waiting(|_| true) < LIMITS.max_faults as usize
+                && self.waiting(|group| group.device == event.device) < self.limit(event.device)
     }
 
     fn attach(&mut self, device: u32) {
@@ -323,16 +358,17 @@ impl World {
             if !self.core.wants_read(channel) {
                 return;
             }
-            let hardware = self.channels.get_mut(&channel).unwrap();
-            let Some(record) = hardware.unread.front() else {
+            let Some(record) = self.channels[&channel].unread.front().copied() else {
                 self.core.channel_empty(channel, self.now);
                 return;
             };
-            match self.core.fault(channel, record, self.now) {
-                Ok(()) => {}
-                Err(FaultError::NoRoom { .. }) => return,
+            let has_room = self.has_room(channel, &record);
+            match self.core.fault(channel, &record, self.now) {
+                Ok(()) => assert!(has_room, "taken without room"),
+                Err(FaultError::NoRoom { .. }) => return assert!(!has_room, "refused with room"),
                 Err(error) => panic!("{error}"),
             }
+            let hardware = self.channels.get_mut(&channel).unwrap();
             let event = self.faults[&record.addr.get()];
             let group = hardware.groups.get_mut(&event.cookie).unwrap();
             let device_gone = self.attached.get(&event.device) != Some(&Some(channel));

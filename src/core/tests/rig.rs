@@ -32,6 +32,7 @@ pub fn limits() -> Limits {
         max_devices: 4,
         max_pending: 8,
         max_faults: 8,
+        max_device_faults: 8,
     }
 }
 
