@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{U16, U32, U64};
+use super::{figures::has_figures, Figures, U16, U32};
 
 /// Size of the config space.
 pub const CONFIG_SIZE: usize = 128;
@@ -36,34 +36,8 @@ pub struct ConfigSpace {
     pub max_pending: U32,
     /// Faults that can be outstanding.
     pub max_faults: U32,
-    /// Faults read and not answered yet.
-    pub outstanding: U32,
-    /// Submissions queued.
-    pub pending: U32,
-    /// Events that wait for a buffer.
-    pub backlog: U32,
-    /// Faults read.
-    pub faults_read: U64,
-    /// Faults answered.
-    pub faults_answered: U64,
-    /// Answers that came after the kernel had aborted the fault itself.
-    pub answers_aborted: U64,
-    /// Answers of the guest that matched nothing.
-    pub unknown_answers: U64,
-    /// Submissions received.
-    pub submissions: U64,
-    /// Submissions replayed.
-    pub replays: U64,
-    /// Drains begun.
-    pub drains: U64,
-    /// Drains failed.
-    pub drains_failed: U64,
-    /// SID of the oldest outstanding fault.
-    pub oldest_sid: U32,
-    /// SSID of the oldest outstanding fault.
-    pub oldest_ssid: U32,
-    /// Input address of the oldest outstanding fault.
-    pub oldest_addr: U64,
+    /// What the status block says as well.
+    pub figures: Figures,
     /// Age of the oldest outstanding fault.
     pub oldest_age_ms: U32,
     /// [`super::FAULT_INFO_VALID`], [`super::FAULT_INFO_SSID_VALID`].
@@ -72,8 +46,6 @@ pub struct ConfigSpace {
 
 const _: () = assert!(size_of::<ConfigSpace>() == CONFIG_SIZE);
 const _: () = assert!(std::mem::offset_of!(ConfigSpace, phase) == 0x0c);
-const _: () = assert!(std::mem::offset_of!(ConfigSpace, outstanding) == 0x1c);
-const _: () = assert!(std::mem::offset_of!(ConfigSpace, faults_read) == 0x28);
-const _: () = assert!(std::mem::offset_of!(ConfigSpace, drains_failed) == 0x60);
-const _: () = assert!(std::mem::offset_of!(ConfigSpace, oldest_sid) == 0x68);
 const _: () = assert!(std::mem::offset_of!(ConfigSpace, oldest_flags) == 0x7c);
+
+has_figures!(ConfigSpace);

@@ -10,6 +10,7 @@
 mod attach;
 mod config;
 mod fault;
+mod figures;
 mod message;
 mod payload;
 mod shared_memory;
@@ -25,6 +26,7 @@ pub use fault::{
     PageResponse, PgFault, ResponseCode, PAGE_RESPONSE_SIZE, PERM_EXEC, PERM_PRIV, PERM_READ,
     PERM_WRITE, PGFAULT_LAST_PAGE, PGFAULT_PASID_VALID, PGFAULT_SIZE,
 };
+pub use figures::Figures;
 pub use message::{
     DrainFailed, DrainFailedReason, DrainRequest, Drained, GenerationPayload, LostReason, Message,
     MessageType, Released, Submission, DEVICE_NONE, FAULT_INFO_SSID_VALID, FAULT_INFO_VALID,

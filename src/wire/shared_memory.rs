@@ -3,7 +3,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
-use super::{Payload, U32, U64};
+use super::{figures::has_figures, Figures, Payload, U32, U64};
 
 /// [`MemoryHeader::magic`]: "VSVAMEM" and NUL.
 pub const MEMORY_MAGIC: u64 = u64::from_le_bytes(*b"VSVAMEM\0");
@@ -78,34 +78,8 @@ pub struct StatusBlock {
     pub generation: U64,
     /// A [`crate::core::Phase`].
     pub phase: U32,
-    /// Faults read and not answered.
-    pub outstanding: U32,
-    /// Submissions queued.
-    pub pending: U32,
-    /// Events that wait for a buffer.
-    pub backlog: U32,
-    /// Faults read.
-    pub faults_read: U64,
-    /// Faults answered.
-    pub faults_answered: U64,
-    /// Answers that came after the kernel had aborted the fault itself.
-    pub answers_aborted: U64,
-    /// Answers of the guest that matched nothing.
-    pub unknown_answers: U64,
-    /// Submissions received.
-    pub submissions: U64,
-    /// Submissions replayed.
-    pub replays: U64,
-    /// Drains begun.
-    pub drains: U64,
-    /// Drains failed.
-    pub drains_failed: U64,
-    /// SID of the oldest outstanding fault.
-    pub oldest_sid: U32,
-    /// SSID of the oldest outstanding fault.
-    pub oldest_ssid: U32,
-    /// Input address of the oldest outstanding fault.
-    pub oldest_addr: U64,
+    /// What the config space says as well.
+    pub figures: Figures,
     /// CLOCK_MONOTONIC when it was read.
     pub oldest_read_ns: U64,
     /// [`super::FAULT_INFO_VALID`], [`super::FAULT_INFO_SSID_VALID`].
@@ -121,12 +95,11 @@ pub struct StatusBlock {
 const _: () = assert!(size_of::<StatusBlock>() == STATUS_SIZE as usize);
 const _: () = assert!(std::mem::offset_of!(StatusBlock, heartbeat_ns) == 0x08);
 const _: () = assert!(std::mem::offset_of!(StatusBlock, phase) == 0x18);
-const _: () = assert!(std::mem::offset_of!(StatusBlock, faults_read) == 0x28);
-const _: () = assert!(std::mem::offset_of!(StatusBlock, drains_failed) == 0x60);
-const _: () = assert!(std::mem::offset_of!(StatusBlock, oldest_sid) == 0x68);
 const _: () = assert!(std::mem::offset_of!(StatusBlock, oldest_read_ns) == 0x78);
 const _: () = assert!(std::mem::offset_of!(StatusBlock, oldest_flags) == 0x80);
 const _: () = assert!(std::mem::offset_of!(StatusBlock, blocked) == 0x8c);
+
+has_figures!(StatusBlock);
 
 #[cfg(test)]
 mod tests {
