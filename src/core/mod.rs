@@ -61,7 +61,7 @@ use pending::PendingQueue;
 use stage_one::StageOneEvents;
 
 /// Phase of the portal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, zerocopy::TryFromBytes, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u32)]
 pub enum Phase {
@@ -82,16 +82,7 @@ pub enum Phase {
 impl Phase {
     /// The phase with this number.
     pub fn from_raw(raw: u32) -> Option<Self> {
-        [
-            Self::Running,
-            Self::Draining,
-            Self::Drained,
-            Self::Failed,
-            Self::Loaded,
-            Self::Releasing,
-        ]
-        .into_iter()
-        .find(|phase| *phase as u32 == raw)
+        zerocopy::try_transmute!(raw).ok()
     }
 }
 

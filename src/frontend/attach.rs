@@ -16,6 +16,7 @@ use rustix::{
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{FrontendError, SharedMemory};
+pub use crate::core::DeviceDesc as Attachment;
 use crate::wire::{
     AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
     ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE, DEVICE_NONE,
@@ -23,23 +24,6 @@ use crate::wire::{
 };
 
 const MAX_FDS: usize = 16;
-
-/// A device to attach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// Number that the front end gives it, below `max_devices`.
-    pub device: u32,
-    /// SID as the guest knows it.
-    pub vsid: u32,
-    /// `dev_id` in the records of the fault channel.
-    pub dev_id: u32,
-    /// Number that the front end gives the fault channel.
-    pub channel: u32,
-    /// Limit of outstanding faults, 0 for the back-end's own.
-    pub max_outstanding: u32,
-    /// Whether the guest answers its faults with CMD_PRI_RESP.
-    pub pri: bool,
-}
 
 /// What can come with a device, besides its fault channel. The default is nothing.
 #[derive(Clone, Copy, Debug, Default)]

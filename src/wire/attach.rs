@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Packets of the attach channel.
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, TryFromBytes, Unaligned};
 
 use super::{Payload, PAYLOAD_SIZE, U32};
 
@@ -66,7 +66,7 @@ impl AttachPacket {
 }
 
 /// Type of an [`AttachPacket`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromBytes)]
 #[repr(u32)]
 pub enum AttachType {
     /// Request: a device appears ([`AttachRequest`]).
@@ -94,20 +94,7 @@ pub enum AttachType {
 impl AttachType {
     /// The type with this number.
     pub fn from_raw(raw: u32) -> Option<Self> {
-        [
-            Self::Attach,
-            Self::Detach,
-            Self::Hold,
-            Self::Unhold,
-            Self::SharedMemory,
-            Self::AttachReply,
-            Self::DetachReply,
-            Self::HoldReply,
-            Self::UnholdReply,
-            Self::SharedMemoryReply,
-        ]
-        .into_iter()
-        .find(|kind| *kind as u32 == raw)
+        zerocopy::try_transmute!(raw).ok()
     }
 }
 
