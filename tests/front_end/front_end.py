@@ -3,10 +3,10 @@
 A front end written from docs/protocol.md and the vhost-user specification, and from nothing else:
 that it works is the proof that the document says enough. It shares no code with the back-end.
 
-The driver's side of a ring takes it that the stores of the interpreter are seen in their order, as
-they are on x86.
+Its rings take it that the interpreter's stores are seen in their order, as they are on x86.
 """
 
+import fcntl
 import mmap
 import os
 import select
@@ -123,8 +123,9 @@ class FrontEnd:
         self.attach_socket = self.open_attach_channel()
         self.attach_seq = 0
 
-        self.memory_fd = os.memfd_create("rings")
+        self.memory_fd = os.memfd_create("rings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(self.memory_fd, self.SIZE)
+        fcntl.fcntl(self.memory_fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
         self.memory = mmap.mmap(self.memory_fd, self.SIZE)
         self.rings = [
             Ring(self.memory, self.ADDRESS, 0x8000 * number, number == EVENTS)

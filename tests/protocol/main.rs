@@ -14,3 +14,4 @@ mod share;
 mod shared_memory;
 mod state;
 mod support;
+mod transfer;
