@@ -165,7 +165,7 @@ impl Device {
         }
     }
 
-    fn remove(&self, channel: &Channel) {
+    pub(super) fn remove(&self, channel: &Channel) {
         let mut channels = lock(&self.channels);
         if channels
             .get(&channel.number)
@@ -377,6 +377,10 @@ mod tests {
                 thread::yield_now();
             }
             Ok(buf.len())
+        }
+
+        fn readable(&self) -> io::Result<bool> {
+            Ok(true)
         }
     }
 

@@ -12,6 +12,7 @@ use std::{
 };
 
 use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
     fs::{fcntl_getfl, fcntl_setfl, fstat, FileType, OFlags},
     io::Errno,
     net::{recv, send, sockopt, RecvFlags, SendFlags, SocketType},
@@ -24,6 +25,8 @@ use crate::wire::{PageResponse, PgFault, PAGE_RESPONSE_SIZE, PGFAULT_SIZE};
 const READ_BATCH: usize = 128;
 /// The largest group that the kernel may make us take in one read.
 const MAX_GROUP: usize = 4096;
+/// How often a read that brings nothing is made again while poll says that there is something.
+const EMPTY_READS: usize = 8;
 /// Answers written by one system call.
 const WRITE_BATCH: usize = 256;
 
@@ -42,10 +45,10 @@ impl ChannelKind {
         let invalid = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         match FileType::from_raw_mode(fstat(fd)?.st_mode) {
             FileType::Socket if sockopt::socket_type(fd)? == SocketType::STREAM => Ok(Self::Socket),
-            FileType::Socket => invalid("the fault socket is not SOCK_STREAM"),
+            FileType::Socket => invalid("a socket, but not SOCK_STREAM"),
             // Anonymous inodes, and a fault file is one, have no type.
             FileType::Unknown => Ok(Self::Kernel),
-            _ => invalid("neither a fault file nor a socket"),
+            _ => invalid("neither fault file nor socket"),
         }
     }
 }
@@ -115,6 +118,8 @@ pub trait FaultIo: Send + Sync {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize>;
     /// Writes without blocking.
     fn write(&self, buf: &[u8]) -> io::Result<usize>;
+    /// Whether poll says that there is something to read; only asked of the kernel's files.
+    fn readable(&self) -> io::Result<bool>;
 }
 
 struct KernelFile(Arc<OwnedFd>);
@@ -126,6 +131,10 @@ impl FaultIo for KernelFile {
 
     fn write(&self, buf: &[u8]) -> io::Result<usize> {
         Ok(rustix::io::write(&self.0, buf)?)
+    }
+
+    fn readable(&self) -> io::Result<bool> {
+        poll_readable(&self.0)
     }
 }
 
@@ -140,6 +149,16 @@ impl FaultIo for StreamSocket {
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
         Ok(send(&self.0, buf, flags)?)
     }
+
+    fn readable(&self) -> io::Result<bool> {
+        poll_readable(&self.0)
+    }
+}
+
+fn poll_readable(fd: impl AsFd) -> io::Result<bool> {
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    rustix::io::retry_on_intr(|| poll(&mut fds, Some(&Timespec::default())))?;
+    Ok(fds[0].revents().contains(PollFlags::IN))
 }
 
 /// Bytes read and not taken yet: `buf[start..end]`.
@@ -284,9 +303,14 @@ fn check_fault_file(fd: BorrowedFd<'_>) -> io::Result<()> {
         Err(Errno::SPIPE) => Ok(()),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,
-            "no fault file of iommufd",
+            "it is no fault file of iommufd",
         )),
     }
+}
+
+fn too_large() -> io::Error {
+    let text = format!("a group of more than {MAX_GROUP} faults");
+    io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 fn is_einval(e: &io::Error) -> bool {
@@ -324,14 +348,33 @@ impl Reader {
         self.buf[..kept.len()].copy_from_slice(&kept);
     }
 
+    /// Makes room for the largest group, if there is not.
+    fn make_room(&mut self) -> bool {
+        let small = self.buf.len() < MAX_GROUP * PGFAULT_SIZE;
+        if small {
+            self.buf.resize(MAX_GROUP * PGFAULT_SIZE, 0);
+        }
+        small
+    }
+
     /// Reads once. All records have been taken, at most a piece of one is left (sockets only).
     fn fill<E>(&mut self, io: &dyn FaultIo, kind: ChannelKind) -> Result<(), ReadEnd<E>> {
         self.buf.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
+        let mut empty_reads = 0;
         loop {
             match io.read(&mut self.buf[self.end..]) {
-                Ok(0) if kind == ChannelKind::Kernel => return Err(ReadEnd::Empty),
+                // Nothing, or whole groups of which the first did not fit, or came a moment ago.
+                Ok(0) if kind == ChannelKind::Kernel => match io.readable() {
+                    Ok(false) => return Err(ReadEnd::Empty),
+                    Ok(true) if empty_reads < EMPTY_READS => {
+                        empty_reads += 1;
+                        self.make_room();
+                    }
+                    Ok(true) => return Err(ReadEnd::Broken(too_large())),
+                    Err(e) => return Err(ReadEnd::Broken(e)),
+                },
                 Ok(0) => return Err(ReadEnd::Closed),
                 Ok(count) => {
                     self.end += count;
@@ -339,13 +382,11 @@ impl Reader {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Err(ReadEnd::Empty),
-                // The kernel hands out whole groups only, and the first one did not fit.
-                Err(e)
-                    if kind == ChannelKind::Kernel
-                        && is_einval(&e)
-                        && self.buf.len() < MAX_GROUP * PGFAULT_SIZE =>
-                {
-                    self.buf.resize(MAX_GROUP * PGFAULT_SIZE, 0);
+                // The same, as other kernels say it.
+                Err(e) if kind == ChannelKind::Kernel && is_einval(&e) => {
+                    if !self.make_room() {
+                        return Err(ReadEnd::Broken(too_large()));
+                    }
                 }
                 Err(e) if e.kind() == io::ErrorKind::OutOfMemory => return Err(ReadEnd::Again(e)),
                 Err(e) => return Err(ReadEnd::Broken(e)),

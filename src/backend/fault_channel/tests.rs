@@ -25,6 +25,8 @@ struct Kernel {
     answered: Vec<(u32, u32)>,
     reads: usize,
     writes: usize,
+    /// What a read of a group that does not fit says: nothing, as Linux does, or EINVAL.
+    says_einval: bool,
 }
 
 impl Kernel {
@@ -37,7 +39,7 @@ impl Kernel {
         while let Some(&records) = self.queue.front() {
             let size = records * PGFAULT_SIZE;
             if buf.len() - done < size {
-                if done == 0 {
+                if done == 0 && self.says_einval {
                     return Err(Errno::INVAL.into());
                 }
                 break;
@@ -94,6 +96,10 @@ impl FaultIo for KernelFd {
 
     fn write(&self, buf: &[u8]) -> io::Result<usize> {
         self.0.lock().unwrap().write(buf)
+    }
+
+    fn readable(&self) -> io::Result<bool> {
+        Ok(!self.0.lock().unwrap().queue.is_empty())
     }
 }
 
@@ -203,25 +209,49 @@ fn test_read_takes_a_batch_of_groups_by_one_system_call() {
 
 #[test]
 fn test_read_of_group_larger_than_the_buffer_makes_room_for_it() {
-    let (_, channel) = kernel_channel([1, READ_BATCH + 50, 2]);
-    let mut sink = Sink::with_room(1000);
+    for says_einval in [false, true] {
+        let (kernel, channel) = kernel_channel([1, READ_BATCH + 50, 2]);
+        kernel.0.lock().unwrap().says_einval = says_einval;
+        let mut sink = Sink::with_room(1000);
 
-    while matches!(channel.read(&mut sink), ReadEnd::More) {}
+        while matches!(channel.read(&mut sink), ReadEnd::More) {}
 
-    assert_eq!(sink.faults.len(), READ_BATCH + 53);
-    assert_eq!(
-        sink.faults.iter().filter(|fault| fault.is_last()).count(),
-        3
-    );
+        assert_eq!(sink.faults.len(), READ_BATCH + 53);
+        let last = sink.faults.iter().filter(|fault| fault.is_last());
+        assert_eq!(last.count(), 3);
+        assert_eq!(sink.empty, 1);
+    }
+}
+
+#[test]
+fn test_read_of_the_largest_group_takes_it() {
+    for says_einval in [false, true] {
+        let (kernel, channel) = kernel_channel([MAX_GROUP]);
+        kernel.0.lock().unwrap().says_einval = says_einval;
+        let mut sink = Sink::with_room(MAX_GROUP);
+
+        assert!(matches!(channel.read(&mut sink), ReadEnd::More));
+
+        assert_eq!(sink.faults.len(), MAX_GROUP);
+    }
 }
 
 #[test]
 fn test_read_of_group_larger_than_any_breaks_the_channel() {
-    let (_, channel) = kernel_channel([MAX_GROUP + 1]);
+    for says_einval in [false, true] {
+        let (kernel, channel) = kernel_channel([MAX_GROUP + 1]);
+        kernel.0.lock().unwrap().says_einval = says_einval;
+        let mut sink = Sink::with_room(usize::MAX);
 
-    let end = channel.read(&mut Sink::with_room(usize::MAX));
+        let end = channel.read(&mut sink);
 
-    assert!(matches!(end, ReadEnd::Broken(_)));
+        let ReadEnd::Broken(error) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(error.to_string(), "a group of more than 4096 faults");
+        assert_eq!(sink.empty, 0);
+        assert!(kernel.0.lock().unwrap().reads <= EMPTY_READS + 1);
+    }
 }
 
 #[test]
@@ -290,6 +320,10 @@ impl FaultIo for Arc<Narrow> {
         let count = room.min(buf.len());
         self.taken.lock().unwrap().extend_from_slice(&buf[..count]);
         Ok(count)
+    }
+
+    fn readable(&self) -> io::Result<bool> {
+        Ok(false)
     }
 }
 
@@ -374,5 +408,307 @@ fn test_kind_of_anything_else_is_refused() {
         directory.as_fd(),
     ] {
         ChannelKind::of(fd).unwrap_err();
+    }
+}
+
+/// Says what it is told to.
+#[derive(Default)]
+struct Scripted {
+    reads: Mutex<VecDeque<io::Result<Vec<u8>>>>,
+    writes: Mutex<VecDeque<io::Result<usize>>>,
+    readable: Mutex<VecDeque<io::Result<bool>>>,
+    written: Mutex<Vec<usize>>,
+}
+
+impl FaultIo for Arc<Scripted> {
+    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.reads.lock().unwrap().pop_front().expect("a read")?;
+        buf[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn write(&self, buf: &[u8]) -> io::Result<usize> {
+        self.written.lock().unwrap().push(buf.len());
+        self.writes.lock().unwrap().pop_front().expect("a write")
+    }
+
+    fn readable(&self) -> io::Result<bool> {
+        self.readable.lock().unwrap().pop_front().expect("a poll")
+    }
+}
+
+fn scripted(kind: ChannelKind) -> (Arc<Scripted>, FaultChannel) {
+    let io = Arc::new(Scripted::default());
+    (io.clone(), FaultChannel::with_io(kind, Box::new(io)))
+}
+
+/// Reads of both kinds that end with `errno`.
+fn read_with(kind: ChannelKind, results: Vec<io::Result<Vec<u8>>>) -> (ReadEnd<()>, Sink) {
+    let (io, channel) = scripted(kind);
+    io.reads.lock().unwrap().extend(results);
+    let mut sink = Sink::with_room(100);
+    let end = channel.read(&mut sink);
+    assert!(io.reads.lock().unwrap().is_empty());
+    (end, sink)
+}
+
+const KINDS: [ChannelKind; 2] = [ChannelKind::Kernel, ChannelKind::Socket];
+
+#[test]
+fn test_read_interrupted_by_a_signal_is_made_again() {
+    for kind in KINDS {
+        let record = fault(7, 0, true).as_bytes().to_vec();
+
+        let (end, sink) = read_with(kind, vec![Err(Errno::INTR.into()), Ok(record)]);
+
+        assert!(matches!(end, ReadEnd::More));
+        assert_eq!(sink.cookies(), [7]);
+    }
+}
+
+#[test]
+fn test_read_without_memory_is_tried_again_later_and_not_the_end() {
+    for kind in KINDS {
+        let (end, sink) = read_with(kind, vec![Err(Errno::NOMEM.into())]);
+
+        assert!(matches!(end, ReadEnd::Again(_)), "{end:?}");
+        assert_eq!(sink.empty, 0);
+    }
+}
+
+#[test]
+fn test_read_that_would_block_is_empty() {
+    let (end, sink) = read_with(ChannelKind::Socket, vec![Err(Errno::AGAIN.into())]);
+
+    assert!(matches!(end, ReadEnd::Empty));
+    assert_eq!(sink.empty, 1);
+}
+
+#[test]
+fn test_read_of_nothing_from_a_socket_is_its_end() {
+    let (end, sink) = read_with(ChannelKind::Socket, vec![Ok(vec![])]);
+
+    assert!(matches!(end, ReadEnd::Closed));
+    assert_eq!(sink.empty, 0);
+}
+
+#[test]
+fn test_read_error_breaks_the_channel() {
+    for (kind, errno) in [
+        (ChannelKind::Kernel, Errno::FAULT),
+        (ChannelKind::Kernel, Errno::SPIPE),
+        (ChannelKind::Socket, Errno::CONNRESET),
+        (ChannelKind::Socket, Errno::INVAL),
+    ] {
+        let (end, _) = read_with(kind, vec![Err(errno.into())]);
+
+        let ReadEnd::Broken(error) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()));
+    }
+}
+
+#[test]
+fn test_read_of_nothing_while_poll_fails_breaks_the_channel() {
+    let (io, channel) = scripted(ChannelKind::Kernel);
+    io.reads.lock().unwrap().push_back(Ok(vec![]));
+    let failed = Err(Errno::NOMEM.into());
+    io.readable.lock().unwrap().push_back(failed);
+
+    let end = channel.read(&mut Sink::with_room(1));
+
+    assert!(matches!(end, ReadEnd::Broken(_)));
+}
+
+#[test]
+fn test_fault_that_comes_between_read_and_poll_is_read() {
+    let (io, channel) = scripted(ChannelKind::Kernel);
+    let record = fault(7, 0, true).as_bytes().to_vec();
+    io.reads.lock().unwrap().extend([Ok(vec![]), Ok(record)]);
+    io.readable.lock().unwrap().push_back(Ok(true));
+    let mut sink = Sink::with_room(1);
+
+    let end = channel.read(&mut sink);
+
+    assert!(matches!(end, ReadEnd::More));
+    assert_eq!(sink.cookies(), [7]);
+}
+
+fn write_with(kind: ChannelKind, results: Vec<io::Result<usize>>) -> (WriteEnd, Source) {
+    let (io, channel) = scripted(kind);
+    io.writes.lock().unwrap().extend(results);
+    let mut source = Source::answering(1..=2);
+    let end = channel.write(&mut source);
+    assert!(io.writes.lock().unwrap().is_empty());
+    (end, source)
+}
+
+#[test]
+fn test_write_interrupted_by_a_signal_is_made_again() {
+    for kind in KINDS {
+        let both = 2 * PAGE_RESPONSE_SIZE;
+
+        let (end, source) = write_with(kind, vec![Err(Errno::INTR.into()), Ok(both)]);
+
+        assert!(matches!(end, WriteEnd::Done));
+        assert_eq!(source.written, [1, 2]);
+    }
+}
+
+#[test]
+fn test_write_error_breaks_the_channel_and_keeps_the_answers() {
+    for (kind, errno) in [
+        (ChannelKind::Kernel, Errno::PIPE),
+        (ChannelKind::Kernel, Errno::FAULT),
+        (ChannelKind::Socket, Errno::PIPE),
+        (ChannelKind::Socket, Errno::CONNRESET),
+        (ChannelKind::Socket, Errno::INVAL),
+    ] {
+        let (end, source) = write_with(kind, vec![Err(errno.into())]);
+
+        let WriteEnd::Broken(error) = end else {
+            panic!("{end:?}");
+        };
+        assert_eq!(error.raw_os_error(), Some(errno.raw_os_error()));
+        assert_eq!(source.waiting.len(), 2);
+        assert!(source.aborted.is_empty());
+    }
+}
+
+#[test]
+fn test_write_that_takes_nothing_breaks_the_channel() {
+    for kind in KINDS {
+        let (end, source) = write_with(kind, vec![Ok(0)]);
+
+        assert!(matches!(end, WriteEnd::Broken(e) if e.kind() == io::ErrorKind::WriteZero));
+        assert_eq!(source.waiting.len(), 2);
+    }
+}
+
+#[test]
+fn test_discard_drops_what_was_read_of_that_device_only() {
+    let (io, channel) = scripted(ChannelKind::Kernel);
+    let record = |cookie, dev_id| {
+        let mut record = fault(cookie, 0, true);
+        record.dev_id = U32::new(dev_id);
+        record
+    };
+    let records = [record(1, 5), record(2, 6), record(3, 5), record(4, 6)];
+    let bytes = records.as_bytes().to_vec();
+    io.reads.lock().unwrap().push_back(Ok(bytes));
+    let mut sink = Sink::with_room(1);
+    assert!(matches!(channel.read(&mut sink), ReadEnd::Refused(())));
+
+    let result = channel.discard(5, || 42);
+    io.reads.lock().unwrap().push_back(Ok(vec![]));
+    io.readable.lock().unwrap().push_back(Ok(false));
+    sink.room = 10;
+    let end = channel.read(&mut sink);
+
+    assert_eq!(result, 42);
+    assert!(matches!(end, ReadEnd::Empty));
+    assert_eq!(sink.cookies(), [1, 2, 4]);
+}
+
+#[test]
+fn test_discard_keeps_a_record_that_has_come_in_part() {
+    let (io, channel) = scripted(ChannelKind::Socket);
+    let first = fault(1, 0, true);
+    let second = fault(2, 0, true);
+    let (half, rest) = second.as_bytes().split_at(17);
+    let bytes = [first.as_bytes(), half].concat();
+    io.reads.lock().unwrap().push_back(Ok(bytes));
+    let mut sink = Sink::with_room(0);
+    assert!(matches!(channel.read(&mut sink), ReadEnd::Refused(())));
+
+    channel.discard(0, || ());
+    io.reads.lock().unwrap().push_back(Ok(rest.to_vec()));
+    sink.room = 10;
+    let end = channel.read(&mut sink);
+
+    assert!(matches!(end, ReadEnd::More));
+    assert_eq!(sink.cookies(), [2]);
+}
+
+#[test]
+fn test_sink_that_wants_nothing_is_offered_nothing() {
+    struct Unwilling;
+
+    impl FaultSink for Unwilling {
+        type Error = ();
+
+        fn take(&mut self, _: &[PgFault]) -> (usize, Result<(), ()>) {
+            panic!("offered")
+        }
+
+        fn empty(&mut self) {
+            panic!("called empty")
+        }
+
+        fn wanted(&mut self) -> bool {
+            false
+        }
+    }
+    let (kernel, channel) = kernel_channel([1]);
+
+    let end = channel.read(&mut Unwilling);
+
+    assert!(matches!(end, ReadEnd::Unwanted));
+    assert_eq!(kernel.0.lock().unwrap().reads, 0);
+}
+
+/// The system calls of [`KernelFile`] and [`StreamSocket`], on files that can be had without an IOMMU.
+#[test]
+fn test_system_calls_read_write_and_poll_the_descriptor() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    let fd: Arc<OwnedFd> = Arc::new(ours.into());
+    let ios: [Box<dyn FaultIo>; 2] = [
+        Box::new(KernelFile(fd.clone())),
+        Box::new(StreamSocket(fd.clone())),
+    ];
+    for io in ios {
+        let mut buf = [0; 8];
+        assert!(!io.readable().unwrap());
+        let empty = io.read(&mut buf).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+
+        rustix::io::write(&theirs, b"fault").unwrap();
+        assert!(io.readable().unwrap());
+        assert_eq!(io.read(&mut buf).unwrap(), 5);
+        assert_eq!(&buf[..5], b"fault");
+        assert_eq!(io.write(b"answer").unwrap(), 6);
+        assert_eq!(rustix::io::read(&theirs, &mut buf).unwrap(), 6);
+        assert_eq!(&buf[..6], b"answer");
+    }
+}
+
+#[test]
+fn test_answer_to_a_socket_that_is_gone_is_epipe_and_no_signal() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    drop(theirs);
+    let channel = FaultChannel::new(Arc::new(ours.into())).unwrap();
+
+    let end = channel.write(&mut Source::answering([1]));
+
+    let WriteEnd::Broken(error) = end else {
+        panic!("{end:?}");
+    };
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert!(matches!(
+        channel.read(&mut Sink::with_room(1)),
+        ReadEnd::Closed
+    ));
+}
+
+#[test]
+fn test_anonymous_inode_that_is_no_fault_file_is_refused_and_does_not_block() {
+    let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let epoll = crate::sys::epoll_create().unwrap();
+
+    for fd in [eventfd, epoll] {
+        let error = FaultChannel::new(Arc::new(fd)).err().unwrap();
+        assert_eq!(error.to_string(), "it is no fault file of iommufd");
     }
 }
