@@ -2,6 +2,9 @@
 //! Cost of the state machine, beside a floor measured in the same run.
 //!
 //! - `fault`: record in, event out, CMD_RESUME in, page response out; with 0, 1,023 and 4,095 other faults outstanding.
+//! - `command`: CMD_PRI_RESP with 64 and 60,000 other page requests outstanding; a cookie that the kernel has used again
+//!   with 64 and 60,000 faults outstanding; UNHOLD(aborted) of 4,096 and 65,536 faults of which the guest has answered
+//!   every second, per fault. Each pair is to cost nearly the same.
 //! - `submit`: SUBMIT in, REPLAY and RELEASED out, while running.
 //! - `queue`: 65,536 submissions queued in a drain and replayed after it, per submission.
 //! - `state`: a state with 65,536 submissions saved, and loaded.
@@ -21,7 +24,7 @@ use vhost_user_vsva::state;
 use vhost_user_vsva::wire::{
     DrainRequest, EventRecord, GenerationPayload, Message, MessageType, PageResponse, Payload,
     PgFault, ResponseCode, SmmuCommand, Submission, DEVICE_NONE, MESSAGE_SIZE, PAGE_RESPONSE_SIZE,
-    PGFAULT_LAST_PAGE, PGFAULT_SIZE, U32, U64,
+    PGFAULT_LAST_PAGE, PGFAULT_PASID_VALID, PGFAULT_SIZE, SSID_MAX, U32, U64,
 };
 use vmm_sys_util::eventfd::EventFd;
 use zerocopy::{FromZeros, IntoBytes};
@@ -36,14 +39,24 @@ struct Driver {
 
 impl Driver {
     fn new() -> Self {
-        let mut core = Core::new(Limits::default(), ()).unwrap();
+        Self::with(Limits::default().max_faults, false)
+    }
+
+    /// A device that may have `max_faults` faults, and is answered by CMD_PRI_RESP if `pri`.
+    fn with(max_faults: u32, pri: bool) -> Self {
+        let limits = Limits {
+            max_faults,
+            max_device_faults: max_faults,
+            ..Limits::default()
+        };
+        let mut core = Core::new(limits, ()).unwrap();
         let desc = DeviceDesc {
             device: 0,
             vsid: SID,
             dev_id: 0,
             channel: 0,
             max_outstanding: 0,
-            pri: false,
+            pri,
         };
         core.attach(&desc, 0).unwrap();
         Self {
@@ -70,11 +83,19 @@ impl Driver {
         black_box(buffer)
     }
 
-    fn raise(&mut self) -> u16 {
+    /// The next fault; with a PASID and an index of a page request group that no other fault has together.
+    fn record(&mut self) -> PgFault {
         self.cookie = self.cookie.wrapping_add(1);
         let mut record = PgFault::new_zeroed();
-        record.flags = U32::new(PGFAULT_LAST_PAGE);
+        record.flags = U32::new(PGFAULT_LAST_PAGE | PGFAULT_PASID_VALID);
+        record.pasid = U32::new(self.cookie >> 9 & SSID_MAX);
+        record.grpid = U32::new(self.cookie & 0x1ff);
         record.cookie = U32::new(self.cookie);
+        record
+    }
+
+    fn raise(&mut self) -> u16 {
+        let record = self.record();
         self.core.fault(0, black_box(&record), 0).unwrap();
         let event = self.emit().unwrap();
         EventRecord::decode(&event.payload()).unwrap().stag
@@ -91,6 +112,20 @@ impl Driver {
         let count = self.core.answers(0, &mut answers);
         black_box(answers);
         self.core.answers_written(0, count, 0);
+    }
+
+    /// Answers the page request that was raised last.
+    fn respond(&mut self) {
+        let command = SmmuCommand::PriResp {
+            sid: SID,
+            ssid: Some(self.cookie >> 9 & SSID_MAX),
+            group: self.cookie & 0x1ff,
+            code: ResponseCode::Success,
+        };
+        self.portal(MessageType::SmmuCmd, DEVICE_NONE, &command.encode());
+        let mut answers = [PageResponse::new_zeroed(); 1];
+        assert_eq!(self.core.answers(0, &mut answers), 1);
+        self.core.answers_written(0, 1, 0);
     }
 
     fn submit(&mut self) {
@@ -148,6 +183,63 @@ fn bench_fault(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+fn bench_command(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("command");
+    group.throughput(Throughput::Elements(1));
+    for others in [64, 60_000] {
+        let mut driver = Driver::with(Limits::FAULTS_MAX, true);
+        for _ in 0..others {
+            driver.raise();
+        }
+        group.bench_function(format!("pri_resp_{others}_others"), |bencher| {
+            bencher.iter(|| {
+                driver.raise();
+                driver.respond();
+            });
+        });
+    }
+    for others in [64, 60_000] {
+        let mut driver = Driver::with(Limits::FAULTS_MAX, false);
+        driver.core.set_kernel_channel(0);
+        for _ in 0..=others {
+            driver.raise();
+        }
+        let mut record = driver.record();
+        record.cookie = U32::new(others);
+        group.bench_function(format!("stale_cookie_{others}_others"), |bencher| {
+            bencher.iter(|| {
+                driver.core.forget_stale(0, others, 0);
+                driver.core.fault(0, black_box(&record), 0).unwrap();
+                driver.emit()
+            });
+        });
+    }
+    group.sample_size(10);
+    for faults in [4096, Limits::FAULTS_MAX] {
+        group.throughput(Throughput::Elements(u64::from(faults)));
+        group.bench_function(format!("unhold_aborted_{faults}"), |bencher| {
+            bencher.iter_batched_ref(
+                || half_answered(faults),
+                |driver| driver.core.unhold(0, true, 0).unwrap(),
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// A held device with so many faults; the guest has answered every second one.
+fn half_answered(faults: u32) -> Driver {
+    let mut driver = Driver::with(faults, false);
+    driver.core.set_kernel_channel(0);
+    let stags: Vec<_> = (0..faults).map(|_| driver.raise()).collect();
+    driver.core.hold(0, 0).unwrap();
+    for stag in stags.into_iter().step_by(2) {
+        driver.answer(stag);
+    }
+    driver
 }
 
 fn bench_submit(criterion: &mut Criterion) {
@@ -239,6 +331,7 @@ criterion_group!(
     benches,
     bench_floor,
     bench_fault,
+    bench_command,
     bench_submit,
     bench_queue,
     bench_state

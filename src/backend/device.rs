@@ -10,6 +10,7 @@
 
 use std::{
     collections::BTreeMap,
+    hash::{BuildHasher, RandomState},
     io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
@@ -64,7 +65,9 @@ pub struct Device {
 impl Device {
     /// A device without connection. `log` must wake the engine through `wake`.
     pub fn new(limits: Limits, log: EventLog, wake: Wake) -> Result<Self, Error> {
-        let core = Core::new(limits, log.clone()).map_err(crate::config::ConfigError::from)?;
+        let mut core = Core::new(limits, log.clone()).map_err(crate::config::ConfigError::from)?;
+        // The library's own seed for maps, which is random.
+        core.set_seed(RandomState::new().hash_one(0));
         let timer = timerfd_create(
             TimerfdClockId::Monotonic,
             TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK,

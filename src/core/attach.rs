@@ -2,6 +2,7 @@
 //! Devices come and go.
 
 use super::device::Device;
+use super::fault::Owners;
 use super::table::NIL;
 use super::{AttachError, Core, DetachError, DeviceDesc, Observation, Observer};
 use crate::wire::{DrainFailedReason, LostReason};
@@ -146,8 +147,13 @@ impl<O: Observer> Core<O> {
                 device.held = false;
                 device.lost = Some(reason);
                 device.lost_due = true;
-                while let Some(stag) = self.faults.first(&device.faults).map(|f| f.event.stag) {
-                    self.faults.remove(stag, &mut device.faults);
+                while let Some(fault) = self.faults.first(&device.faults) {
+                    let mut owners = Owners {
+                        device: &mut device.faults,
+                        group: &mut self.channels.group_mut(fault.group).faults,
+                    };
+                    let stag = fault.event.stag;
+                    self.faults.remove(stag, &mut owners);
                 }
             }
         }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Fault channels and the groups of faults that they name by cookies.
 
+use super::fault::BY_GROUP;
 use super::table::{Linked, Links, List, Table, NIL};
 use crate::wire::ResponseCode;
 
@@ -19,8 +20,8 @@ pub(super) struct Group {
     pub(super) dev_id: u32,
     /// Records read.
     pub(super) records: u32,
-    /// Faults that the guest has not answered.
-    pub(super) unanswered: u32,
+    /// The faults that the guest has not answered.
+    pub(super) faults: List<BY_GROUP>,
     pub(super) code: ResponseCode,
     /// Its last record has not been read.
     pub(super) open: bool,
@@ -38,7 +39,7 @@ impl Group {
         cookie: 0,
         dev_id: 0,
         records: 0,
-        unanswered: 0,
+        faults: List::new(),
         code: ResponseCode::Success,
         open: false,
         refused: false,
@@ -76,6 +77,13 @@ pub(super) struct Channel {
     pub(super) open: Option<u32>,
     groups: List<BY_CHANNEL>,
     answers: List<ANSWERED>,
+}
+
+impl Channel {
+    /// How many answers are to be written.
+    pub(super) fn answers_len(&self) -> u32 {
+        self.answers.len()
+    }
 }
 
 /// What a record found no room in.
@@ -192,7 +200,7 @@ impl Channels {
             .filter_map(|(_, channel)| channel.open)
             .map(|group| self.groups.get(group))
             .filter(|group| group.page_request)
-            .map(|group| group.unanswered)
+            .map(|group| group.faults.len())
             .sum()
     }
 
@@ -232,10 +240,10 @@ impl Channels {
         List::<BY_CHANNEL>::next(&self.groups, group)
     }
 
-    /// Forgets a group in whatever state it is, and its answer. Its faults must be gone.
+    /// Forgets a group in whatever state it is, and its answer. Its faults are left to the caller.
     pub(super) fn abandon(&mut self, index: u32) -> Group {
         let group = self.groups.get(index).clone();
-        let answered = !group.open && group.unanswered == 0;
+        let answered = !group.open && group.faults.is_empty();
         if let Some(slot) = self.channels[group.channel as usize].as_mut() {
             if slot.open == Some(index) {
                 slot.open = None;
@@ -266,7 +274,7 @@ impl Channels {
         group.cookie = cookie;
         group.dev_id = dev_id;
         group.records = 0;
-        group.unanswered = 0;
+        group.faults = List::new();
         group.code = ResponseCode::Success;
         group.open = true;
         group.refused = false;
@@ -297,10 +305,9 @@ impl Channels {
         }
     }
 
-    /// One fault of the group was answered. INVALID wins. Returns the channel's number.
+    /// One fault of the group was answered, and is not in its list any more. INVALID wins. Returns the channel's number.
     pub(super) fn answer_one(&mut self, group: u32, code: ResponseCode) -> u32 {
         let record = self.groups.get_mut(group);
-        record.unanswered -= 1;
         if code == ResponseCode::Invalid {
             record.code = code;
         }
@@ -312,7 +319,7 @@ impl Channels {
     /// Queues the group's answer if nothing is missing.
     fn settle_group(&mut self, group: u32) {
         let record = self.groups.get(group);
-        if record.open || record.unanswered > 0 {
+        if record.open || !record.faults.is_empty() {
             return;
         }
         let channel = record.channel as usize;

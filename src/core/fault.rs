@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The table of outstanding faults. The index of a fault is its STAG.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::table::{Linked, Links, List, Table};
 use crate::wire::{EventRecord, PgFault, FAULT_INFO_SSID_VALID, FAULT_INFO_VALID};
 
@@ -10,12 +12,18 @@ const BY_AGE: usize = 0;
 pub(super) const BY_DEVICE: usize = 1;
 /// List of the faults whose event has not been sent.
 const BACKLOG: usize = 2;
+/// List of the faults of one bucket of [`PageRequests`]. Only faults are in it whose event has been sent.
+const BY_REQUEST: usize = BACKLOG;
+/// List of the faults of a group.
+pub(super) const BY_GROUP: usize = 3;
 
 /// A fault that the guest has not answered.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fault {
-    links: [Links; 3],
+    links: [Links; 4],
     used: bool,
+    /// The guest answers it by CMD_PRI_RESP, not by its STAG.
+    page_request: bool,
     pub(super) delivered: bool,
     pub(super) device: u32,
     pub(super) group: u32,
@@ -26,8 +34,9 @@ pub(super) struct Fault {
 
 impl Fault {
     const BLANK: Self = Self {
-        links: [Links::NONE; 3],
+        links: [Links::NONE; 4],
         used: false,
+        page_request: false,
         delivered: false,
         device: 0,
         group: 0,
@@ -45,6 +54,16 @@ impl Fault {
     };
 }
 
+impl Fault {
+    fn request(&self) -> PageRequest {
+        PageRequest {
+            device: self.device,
+            ssid: self.event.ssid,
+            grpid: self.grpid,
+        }
+    }
+}
+
 impl Linked for Fault {
     fn links(&self) -> &[Links] {
         &self.links
@@ -53,6 +72,29 @@ impl Linked for Fault {
     fn links_mut(&mut self) -> &mut [Links] {
         &mut self.links
     }
+}
+
+/// A fault to be taken.
+pub(super) struct NewFault<'a> {
+    pub(super) record: &'a PgFault,
+    pub(super) device: u32,
+    pub(super) sid: u32,
+    pub(super) group: u32,
+    pub(super) page_request: bool,
+}
+
+/// The lists that a fault is in besides those of the table.
+pub(super) struct Owners<'a> {
+    pub(super) device: &'a mut List<BY_DEVICE>,
+    pub(super) group: &'a mut List<BY_GROUP>,
+}
+
+/// What CMD_PRI_RESP names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PageRequest {
+    pub(super) device: u32,
+    pub(super) ssid: Option<u32>,
+    pub(super) grpid: u32,
 }
 
 /// What reports say of the oldest outstanding fault; all 0 if there is none.
@@ -73,6 +115,32 @@ pub(super) struct FaultTable {
     capacity: u32,
     by_age: List<BY_AGE>,
     backlog: List<BACKLOG>,
+    requests: PageRequests,
+}
+
+/// The page requests that the guest has seen, found by what CMD_PRI_RESP names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PageRequests {
+    buckets: Box<[List<BY_REQUEST>]>,
+    /// The guest chooses SSID and index: it is not to know which of them meet in one bucket.
+    seed: u64,
+}
+
+impl PageRequests {
+    fn new(capacity: u32) -> Self {
+        let buckets = capacity.next_power_of_two() as usize;
+        Self {
+            buckets: vec![List::new(); buckets].into_boxed_slice(),
+            seed: 0,
+        }
+    }
+
+    fn bucket(&self, request: &PageRequest) -> usize {
+        let mut hasher = DefaultHasher::new();
+        (self.seed, request).hash(&mut hasher);
+        let mask = self.buckets.len() as u64 - 1;
+        usize::try_from(hasher.finish() & mask).unwrap_or(0)
+    }
 }
 
 impl FaultTable {
@@ -82,7 +150,13 @@ impl FaultTable {
             capacity,
             by_age: List::new(),
             backlog: List::new(),
+            requests: PageRequests::new(capacity),
         }
+    }
+
+    /// Without page requests in the table only.
+    pub(super) fn set_seed(&mut self, seed: u64) {
+        self.requests.seed = seed;
     }
 
     /// Nothing of the past is left in free records.
@@ -103,41 +177,44 @@ impl FaultTable {
         self.backlog.len()
     }
 
-    /// Takes a fault of `device`, whose list of faults is `of_device`. Returns its STAG, or `None` if the table is full.
+    /// Takes a fault. Returns its STAG, or `None` if the table is full.
     pub(super) fn insert(
         &mut self,
-        record: &PgFault,
-        device: u32,
-        sid: u32,
-        group: u32,
-        of_device: &mut List<BY_DEVICE>,
+        new: &NewFault<'_>,
+        owners: &mut Owners<'_>,
         now_ns: u64,
     ) -> Option<u16> {
         let index = self.table.alloc()?;
         let stag = u16::try_from(index).ok()?;
         self.by_age.push_back(&mut self.table, index);
         self.backlog.push_back(&mut self.table, index);
-        of_device.push_back(&mut self.table, index);
+        owners.device.push_back(&mut self.table, index);
+        owners.group.push_back(&mut self.table, index);
         let fault = self.table.get_mut(index);
         fault.used = true;
         fault.delivered = false;
-        fault.device = device;
-        fault.group = group;
-        fault.grpid = record.grpid.get();
+        fault.page_request = new.page_request;
+        fault.device = new.device;
+        fault.group = new.group;
+        fault.grpid = new.record.grpid.get();
         fault.read_ns = now_ns;
-        fault.event = EventRecord::from_fault(record, sid, stag);
+        fault.event = EventRecord::from_fault(new.record, new.sid, stag);
         Some(stag)
     }
 
     /// Forgets an answered fault and frees its STAG.
-    pub(super) fn remove(&mut self, stag: u16, of_device: &mut List<BY_DEVICE>) {
+    pub(super) fn remove(&mut self, stag: u16, owners: &mut Owners<'_>) {
         let index = u32::from(stag);
         self.by_age.remove(&mut self.table, index);
-        of_device.remove(&mut self.table, index);
+        owners.device.remove(&mut self.table, index);
+        owners.group.remove(&mut self.table, index);
         let fault = self.table.get_mut(index);
         fault.used = false;
         if !fault.delivered {
             self.backlog.remove(&mut self.table, index);
+        } else if fault.page_request {
+            let bucket = self.requests.bucket(&fault.request());
+            self.requests.buckets[bucket].remove(&mut self.table, index);
         }
         self.table.release(index);
     }
@@ -148,14 +225,17 @@ impl FaultTable {
             .filter(|fault| fault.used)
     }
 
-    /// First of a device's faults.
-    pub(super) fn first(&self, of_device: &List<BY_DEVICE>) -> Option<&Fault> {
-        of_device.front().map(|index| self.table.get(index))
+    /// The first fault of a list.
+    pub(super) fn first<const K: usize>(&self, list: &List<K>) -> Option<&Fault> {
+        list.front().map(|index| self.table.get(index))
     }
 
-    /// The fault that follows `stag` in its device's list.
-    pub(super) fn after(&self, stag: u16) -> Option<&Fault> {
-        List::<BY_DEVICE>::next(&self.table, u32::from(stag)).map(|index| self.table.get(index))
+    /// The first fault of a page request that the guest has seen.
+    pub(super) fn requested(&self, request: &PageRequest) -> Option<&Fault> {
+        self.requests.buckets[self.requests.bucket(request)]
+            .iter(&self.table)
+            .map(|index| self.table.get(index))
+            .find(|fault| fault.request() == *request)
     }
 
     /// The fault whose event is to be sent next.
@@ -167,7 +247,12 @@ impl FaultTable {
     pub(super) fn delivered(&mut self, stag: u16) {
         let index = u32::from(stag);
         self.backlog.remove(&mut self.table, index);
-        self.table.get_mut(index).delivered = true;
+        let fault = self.table.get_mut(index);
+        fault.delivered = true;
+        if fault.page_request {
+            let bucket = self.requests.bucket(&fault.request());
+            self.requests.buckets[bucket].push_back(&mut self.table, index);
+        }
     }
 
     pub(super) fn oldest(&self, now_ns: u64) -> OldestFault {
@@ -185,5 +270,50 @@ impl FaultTable {
             read_ns: fault.read_ns,
             flags: FAULT_INFO_VALID | ssid_flag,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a command costs besides its answers is the length of one bucket.
+    #[test]
+    fn test_buckets_of_page_requests_stay_short_with_60000_faults() {
+        let mut requests = PageRequests::new(65536);
+        requests.seed = 0x5eed;
+        let mut lengths = vec![0; requests.buckets.len()];
+
+        for n in 0..60_000 {
+            let request = PageRequest {
+                device: 0,
+                ssid: Some(n / 512),
+                grpid: n % 512,
+            };
+            lengths[requests.bucket(&request)] += 1;
+        }
+
+        assert_eq!(lengths.iter().sum::<u32>(), 60_000);
+        assert!(lengths.iter().all(|length| *length <= 24));
+    }
+
+    #[test]
+    fn test_requests_that_meet_in_one_bucket_do_not_with_another_seed() {
+        let [mut one, mut other] = [PageRequests::new(1024), PageRequests::new(1024)];
+        (one.seed, other.seed) = (1, 2);
+        let request = |n| PageRequest {
+            device: 0,
+            ssid: Some(n),
+            grpid: 0,
+        };
+        let meet: Vec<_> = (0..65_536)
+            .map(request)
+            .filter(|request| one.bucket(request) == 0)
+            .collect();
+
+        let again = meet.iter().filter(|request| other.bucket(request) == 0);
+
+        assert!(meet.len() > 32);
+        assert!(again.count() < meet.len() / 4);
     }
 }

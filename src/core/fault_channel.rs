@@ -3,6 +3,7 @@
 
 use super::channel::{Blocked, Group};
 use super::device::Device;
+use super::fault::{NewFault, Owners};
 use super::{Core, FaultError, GuestCommand, Observation, Observer, RefusedReason};
 use crate::wire::{PageResponse, PgFault, ResponseCode, PERM_WRITE, SSID_MAX, U32};
 
@@ -146,7 +147,7 @@ impl<O: Observer> Core<O> {
             return false;
         };
         let of_device = device.faults.len();
-        let alone = group.unanswered == of_device
+        let alone = group.faults.len() == of_device
             && of_device >= device.limit(&self.faults, self.fault_share());
         let full =
             self.faults.free_len() == 0 && self.channels.unanswerable() == self.faults.capacity();
@@ -195,14 +196,21 @@ impl<O: Observer> Core<O> {
         let Some(device) = self.devices.get_mut(number) else {
             return;
         };
-        let of_device = &mut device.faults;
-        let Some(stag) = self
-            .faults
-            .insert(record, number, sid, group, of_device, now_ns)
-        else {
+        let of_group = self.channels.group_mut(group);
+        let new = NewFault {
+            record,
+            device: number,
+            sid,
+            group,
+            page_request: of_group.page_request,
+        };
+        let mut owners = Owners {
+            device: &mut device.faults,
+            group: &mut of_group.faults,
+        };
+        let Some(stag) = self.faults.insert(&new, &mut owners, now_ns) else {
             return;
         };
-        self.channels.group_mut(group).unanswered += 1;
         self.observe(
             now_ns,
             Observation::FaultRead {
@@ -285,8 +293,13 @@ impl<O: Observer> Core<O> {
         let Some(device) = self.devices.get_mut(number) else {
             return;
         };
-        self.faults.remove(stag, &mut device.faults);
-        let cookie = self.channels.group(group).cookie;
+        let of_group = self.channels.group_mut(group);
+        let cookie = of_group.cookie;
+        let mut owners = Owners {
+            device: &mut device.faults,
+            group: &mut of_group.faults,
+        };
+        self.faults.remove(stag, &mut owners);
         let channel = self.channels.answer_one(group, code);
         self.observe(
             now_ns,

@@ -2,6 +2,7 @@
 //! What happens behind a fault channel's back: page tables are replaced, and the kernel aborts faults by itself.
 
 use super::channel::Blocked;
+use super::fault::Owners;
 use super::table::NIL;
 use super::{Core, HoldError, Observation, Observer};
 
@@ -55,11 +56,6 @@ impl<O: Observer> Core<O> {
         let (channel, dev_id) = (state.channel, state.dev_id);
         let mut count = 0;
         if aborted {
-            if let Some(state) = self.devices.get_mut(device) {
-                while let Some(stag) = self.faults.first(&state.faults).map(|f| f.event.stag) {
-                    self.faults.remove(stag, &mut state.faults);
-                }
-            }
             // One walk, however many there are.
             let mut next = self.channels.first_group(channel);
             while let Some(group) = next {
@@ -132,14 +128,17 @@ impl<O: Observer> Core<O> {
     pub(super) fn kernel_aborted(&mut self, group: u32, now_ns: u64) {
         let dev_id = self.channels.group(group).dev_id;
         let channel = self.channels.group(group).channel;
-        if let Some(number) = self.devices.by_dev_id(channel, dev_id) {
-            while let Some(stag) = self.first_fault_of(number, group) {
-                if let Some(state) = self.devices.get_mut(number) {
-                    self.faults.remove(stag, &mut state.faults);
-                }
+        let mut gone = self.channels.abandon(group);
+        let number = self.devices.by_dev_id(channel, dev_id);
+        if let Some(state) = number.and_then(|number| self.devices.get_mut(number)) {
+            while let Some(stag) = self.faults.first(&gone.faults).map(|f| f.event.stag) {
+                let mut owners = Owners {
+                    device: &mut state.faults,
+                    group: &mut gone.faults,
+                };
+                self.faults.remove(stag, &mut owners);
             }
         }
-        let gone = self.channels.abandon(group);
         self.outstanding = self.outstanding.saturating_sub(gone.records);
         self.counters.answers_aborted += 1;
         let channel = self.channels.get(channel).map_or(NIL, |slot| slot.number);
@@ -151,16 +150,5 @@ impl<O: Observer> Core<O> {
                 faults: gone.records,
             },
         );
-    }
-
-    fn first_fault_of(&self, device: u32, group: u32) -> Option<u16> {
-        let mut next = self.faults.first(&self.devices.get(device)?.faults);
-        while let Some(fault) = next {
-            if fault.group == group {
-                return Some(fault.event.stag);
-            }
-            next = self.faults.after(fault.event.stag);
-        }
-        None
     }
 }

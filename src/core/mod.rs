@@ -140,7 +140,7 @@ impl<O: Observer> Core<O> {
             devices: Devices::new(limits.max_devices),
             channels: Channels::new(limits.max_devices, limits.max_faults),
             faults: FaultTable::new(limits.max_faults),
-            pending: PendingQueue::new(limits.max_pending),
+            pending: PendingQueue::new(limits.max_pending, limits.max_devices),
             stage_one: StageOneEvents::new(),
             drain: Drain::default(),
             release: Release::default(),
@@ -151,6 +151,12 @@ impl<O: Observer> Core<O> {
             resync: true,
             prefer_replay: false,
         })
+    }
+
+    /// Makes it unknown to a guest what costs the core more work than usual. `seed` is a random number; without page
+    /// requests outstanding only.
+    pub fn set_seed(&mut self, seed: u64) {
+        self.faults.set_seed(seed);
     }
 
     /// The sizes of the tables.

@@ -18,14 +18,17 @@ pub(super) struct PendingQueue {
     queue: VecDeque<Pending>,
     max: usize,
     next_ticket: u64,
+    /// How many each device has, so that one without any is not looked for.
+    of_device: Box<[u32]>,
 }
 
 impl PendingQueue {
-    pub(super) fn new(max_pending: u32) -> Self {
+    pub(super) fn new(max_pending: u32, max_devices: u32) -> Self {
         Self {
             queue: VecDeque::with_capacity(max_pending as usize),
             max: max_pending as usize,
             next_ticket: 0,
+            of_device: vec![0; max_devices as usize].into_boxed_slice(),
         }
     }
 
@@ -55,6 +58,7 @@ impl PendingQueue {
     /// Queues a submission. The caller has checked its ticket and that there is room.
     pub(super) fn push(&mut self, device: u32, submission: Submission) {
         self.skip_ticket();
+        self.count(device, 1);
         self.queue.push_back(Pending { device, submission });
     }
 
@@ -68,14 +72,25 @@ impl PendingQueue {
     }
 
     pub(super) fn pop(&mut self) {
-        self.queue.pop_front();
+        if let Some(pending) = self.queue.pop_front() {
+            self.count(pending.device, -1);
+        }
     }
 
     /// Drops the submissions of a device and returns how many.
     pub(super) fn drop_device(&mut self, device: u32) -> u32 {
-        let before = self.len();
-        self.queue.retain(|pending| pending.device != device);
-        before - self.len()
+        let count = self.of_device.get_mut(device as usize);
+        let dropped = count.map_or(0, std::mem::take);
+        if dropped > 0 {
+            self.queue.retain(|pending| pending.device != device);
+        }
+        dropped
+    }
+
+    fn count(&mut self, device: u32, change: i32) {
+        if let Some(count) = self.of_device.get_mut(device as usize) {
+            *count = count.saturating_add_signed(change);
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Pending> {
@@ -86,12 +101,16 @@ impl PendingQueue {
     pub(super) fn clear(&mut self) {
         self.next_ticket = 0;
         self.queue.clear();
+        self.of_device.fill(0);
     }
 
     /// Replaces the content. The caller has checked that it fits.
     pub(super) fn restore(&mut self, next_ticket: u64, pending: impl Iterator<Item = Pending>) {
+        self.clear();
+        for pending in pending {
+            self.count(pending.device, 1);
+            self.queue.push_back(pending);
+        }
         self.next_ticket = next_ticket;
-        self.queue.clear();
-        self.queue.extend(pending);
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Messages of the portal ring.
 
+use super::fault::PageRequest;
 use super::{Core, GuestCommand, Observation, Observer, Phase, PortalError};
 use crate::wire::{
     DrainRequest, GenerationPayload, Message, MessageType, ResponseCode, SmmuCommand, Submission,
@@ -108,23 +109,18 @@ impl<O: Observer> Core<O> {
         code: ResponseCode,
         now_ns: u64,
     ) -> bool {
-        let Some(device) = self.devices.by_sid(sid).and_then(|d| self.devices.get(d)) else {
+        let Some(device) = self.devices.by_sid(sid) else {
             return false;
         };
-        if !device.pri {
-            return false;
-        }
+        let request = PageRequest {
+            device,
+            ssid,
+            grpid,
+        };
         let mut answered = false;
-        let mut next = self.faults.first(&device.faults);
-        while let Some(fault) = next {
-            let stag = fault.event.stag;
-            let matches = fault.delivered && fault.event.ssid == ssid && fault.grpid == grpid;
-            let after = self.faults.after(stag).map(|fault| fault.event.stag);
-            if matches {
-                self.answer_fault(stag, code, Some(GuestCommand::PriResp), now_ns);
-                answered = true;
-            }
-            next = after.and_then(|stag| self.faults.get(stag));
+        while let Some(stag) = self.faults.requested(&request).map(|f| f.event.stag) {
+            self.answer_fault(stag, code, Some(GuestCommand::PriResp), now_ns);
+            answered = true;
         }
         answered
     }

@@ -7,6 +7,7 @@ mod faults;
 mod hold;
 mod model;
 mod output;
+mod page_requests;
 mod persist;
 mod portal;
 mod reset;
