@@ -10,6 +10,7 @@ mod output;
 mod page_requests;
 mod persist;
 mod portal;
+mod quiet;
 mod reset;
 mod rig;
 mod share;
