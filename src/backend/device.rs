@@ -37,7 +37,7 @@ use super::{
 use crate::{
     core::{Core, Limits, PortalError},
     error::Error,
-    wire::{ConfigSpace, LostReason, Message, PageResponse},
+    wire::{ConfigSpace, LostReason, Message, PageResponse, DEVICE_NONE},
 };
 
 /// The fault channels by their number.
@@ -225,7 +225,14 @@ impl Device {
     /// The deadline has come, or may have.
     pub(super) fn tick(&self) {
         *lock(&self.armed) = 0;
-        self.step(|core, now| core.tick(now));
+        let untaken = self.step(|core, now| {
+            let failed = core.counters().drains_failed;
+            core.tick(now);
+            (core.counters().drains_failed > failed).then(|| core.untaken())
+        });
+        if let Some((count, Some(device))) = untaken.filter(|(_, of)| *of != Some(DEVICE_NONE)) {
+            log::warn!("drain failed: device {device} has not taken its answers, {count} wait");
+        }
         self.settle();
     }
 

@@ -2,7 +2,7 @@
 //! The phases: drain, its end, and release.
 
 use super::{Core, Observation, Observer, Phase, PortalError};
-use crate::wire::{DrainFailed, DrainFailedReason, U32, U64};
+use crate::wire::{DrainFailed, DrainFailedReason, DEVICE_NONE, U32, U64};
 
 /// What became of a drain, until it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,6 +193,7 @@ impl<O: Observer> Core<O> {
         let oldest = self.faults.oldest(now_ns);
         let generation = self.drain.generation;
         let outstanding = self.outstanding;
+        let (untaken, untaken_device) = self.untaken();
         self.drain.phase = Phase::Failed;
         self.drain.outcome = Some(Outcome::Failed(DrainFailed {
             generation: U64::new(generation),
@@ -203,6 +204,8 @@ impl<O: Observer> Core<O> {
             addr: U64::new(oldest.addr),
             age_ms: U32::new(oldest.age_ms),
             flags: U32::new(oldest.flags),
+            untaken: U32::new(untaken),
+            untaken_device: U32::new(untaken_device.unwrap_or(0)),
         }));
         self.counters.drains_failed += 1;
         self.observe(
@@ -211,8 +214,26 @@ impl<O: Observer> Core<O> {
                 generation,
                 reason,
                 outstanding,
+                untaken,
+                untaken_device,
             },
         );
+    }
+
+    /// How many answers wait for their devices to take them, and one such device, [`DEVICE_NONE`] if it is detached. On
+    /// a channel that is held they wait for something else.
+    pub fn untaken(&self) -> (u32, Option<u32>) {
+        let mut untaken = 0;
+        let mut first = None;
+        for (index, slot) in self.channels.iter().filter(|(_, slot)| slot.held == 0) {
+            let Some(group) = self.channels.answers(index).next() else {
+                continue;
+            };
+            untaken += slot.answers_len();
+            let device = || self.devices.by_dev_id(index, group.dev_id);
+            first = first.or_else(|| Some(device().unwrap_or(DEVICE_NONE)));
+        }
+        (untaken, first)
     }
 
     /// When [`Core::tick`] must be called at the latest.

@@ -186,6 +186,8 @@ pub enum Observation {
         generation: u64,
         reason: DrainFailedReason,
         outstanding: u32,
+        untaken: u32,
+        untaken_device: Option<u32>,
     },
     /// RELEASE was taken, so many submissions are to be replayed.
     #[serde(rename = "release")]

@@ -206,9 +206,13 @@ pub struct DrainFailed {
     pub age_ms: U32,
     /// [`FAULT_INFO_VALID`], [`FAULT_INFO_SSID_VALID`].
     pub flags: U32,
+    /// Answers that devices have not taken.
+    pub untaken: U32,
+    /// A device that has not taken its answers, [`DEVICE_NONE`] if it is detached; only if `untaken` is not 0.
+    pub untaken_device: U32,
 }
 
-const _: () = assert!(size_of::<DrainFailed>() == 40);
+const _: () = assert!(size_of::<DrainFailed>() == 48);
 
 impl Payload for DrainFailed {}
 
@@ -340,14 +344,17 @@ mod tests {
             addr: U64::new(6),
             age_ms: U32::new(7),
             flags: U32::new(3),
+            untaken: U32::new(8),
+            untaken_device: U32::new(9),
         };
 
         let message = Message::new(MessageType::DrainFailed, DEVICE_NONE, &payload);
 
-        let words: Vec<u32> = message.payload[..40]
+        let words: Vec<u32> = message
+            .payload
             .chunks(4)
             .map(|w| u32::from_le_bytes([w[0], w[1], w[2], w[3]]))
             .collect();
-        assert_eq!(words, [1, 0, 2, 3, 4, 5, 6, 0, 7, 3]);
+        assert_eq!(words, [1, 0, 2, 3, 4, 5, 6, 0, 7, 3, 8, 9]);
     }
 }

@@ -15,3 +15,4 @@ mod reset;
 mod rig;
 mod share;
 mod stage_one;
+mod untaken;
