@@ -3,9 +3,16 @@
 //! Devices come and go, and with them their channels.
 
 use std::{
+    fmt::{self, Display},
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{atomic::AtomicBool, Arc, Mutex},
+};
+
+use rustix::{
+    io::Errno,
+    net::getpeername,
+    process::{waitid, WaitId, WaitIdOptions},
 };
 
 use super::{
@@ -39,24 +46,66 @@ pub enum AttachFailure {
     /// The core refused it.
     #[error("{0}")]
     Refused(#[from] crate::core::AttachError),
-    /// The descriptor cannot be used.
-    #[error("fault descriptor: {0}")]
-    Descriptor(#[from] io::Error),
+    /// A descriptor cannot be used.
+    #[error("{}: {}", .0, why(.1))]
+    Descriptor(FdRole, #[source] io::Error),
     /// A new channel needs a descriptor.
-    #[error("channel {0} is new and needs a fault descriptor")]
+    #[error("channel {0} is new: no fault fd came")]
     NoDescriptor(u32),
     /// An existing channel has one.
-    #[error("channel {0} exists and takes no descriptor")]
+    #[error("channel {0} exists: no fault fd then")]
     ExtraDescriptor(u32),
     /// An existing channel has an owner, and its faults are known.
-    #[error("channel {0} exists: no owner, no RECOVER")]
+    #[error("channel {0} exists: no OWNER/RECOVER")]
     NotNew(u32),
     /// It has one.
     #[error("channel {0} has a vEVENTQ")]
     SecondVeventq(u32),
     /// Only the kernel's faults outlive a back-end.
-    #[error("channel {0} is a socket: nothing to recover")]
+    #[error("channel {0} is a socket: no RECOVER")]
     NotRecoverable(u32),
+}
+
+/// Which descriptor of ATTACH it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FdRole {
+    /// The fault channel.
+    Faults,
+    /// The vEVENTQ.
+    Veventq,
+    /// The process that owns the devices.
+    Owner,
+}
+
+impl Display for FdRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Faults => "fault fd",
+            Self::Veventq => "vEVENTQ fd",
+            Self::Owner => "owner fd",
+        })
+    }
+}
+
+/// An error of the system by its number, as its text may be longer than a reply has room for.
+fn why(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(errno) => format!("error {errno}"),
+        None => error.to_string(),
+    }
+}
+
+/// Refuses what is no pidfd; the process may be any.
+fn check_pidfd(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    match waitid(WaitId::PidFd(fd), options) {
+        Err(Errno::BADF) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no pidfd",
+        )),
+        // A child, or nobody's child of ours.
+        _ => Ok(()),
+    }
 }
 
 impl Device {
@@ -65,6 +114,7 @@ impl Device {
     /// Returns how many faults of a former back-end were aborted.
     pub fn attach(&self, desc: &DeviceDesc, fds: AttachFds) -> Result<u32, AttachFailure> {
         let number = desc.channel;
+        self.forget_lost(number);
         let mut channels = lock(&self.channels);
         let existing = channels.get(&number).cloned();
         match (&existing, &fds.faults) {
@@ -78,17 +128,29 @@ impl Device {
             }
             _ => {}
         }
+        let unusable = |role| move |e| AttachFailure::Descriptor(role, e);
+        if let Some(owner) = &fds.owner {
+            check_pidfd(owner.as_fd()).map_err(unusable(FdRole::Owner))?;
+        }
         let events = fds.veventq.map(|fd| self.new_events(desc.device, fd));
-        let events = events.transpose()?;
+        let events = events.transpose().map_err(unusable(FdRole::Veventq))?;
         let mut recovered = 0;
         let channel = match (existing, fds.faults) {
             (Some(channel), _) => {
-                self.step(|core, now| core.attach(desc, now))?;
+                // With nobody in the middle of losing it.
+                channel.faults.at_rest(|| {
+                    if !channel.is_open() {
+                        return Err(AttachFailure::NoDescriptor(number));
+                    }
+                    Ok(self.step(|core, now| core.attach(desc, now))?)
+                })?;
                 channel
             }
             (None, None) => return Err(AttachFailure::NoDescriptor(number)),
             (None, Some(fd)) => {
-                let channel = self.new_channel(number, fd, fds.owner)?;
+                let channel = self
+                    .new_channel(number, fd, fds.owner)
+                    .map_err(unusable(FdRole::Faults))?;
                 let kernel = channel.faults.kind() == ChannelKind::Kernel;
                 if fds.recover && !kernel {
                     return Err(AttachFailure::NotRecoverable(number));
@@ -107,6 +169,7 @@ impl Device {
                 };
                 recovered = watched
                     .and_then(|recovered| self.watch(&channel).map(|()| recovered))
+                    .map_err(unusable(FdRole::Faults))
                     .inspect_err(|_| {
                         // Only just attached, and nobody has read a fault: nothing is lost.
                         let _ = self.step(|core, now| core.detach(desc.device, now));
@@ -124,6 +187,15 @@ impl Device {
             }
         }
         Ok(recovered)
+    }
+
+    /// A channel that another thread has given up, and is about to forget, is no channel to join.
+    fn forget_lost(&self, number: u32) {
+        let known = lock(&self.channels).get(&number).cloned();
+        let lost = known.filter(|channel| channel.faults.at_rest(|| !channel.is_open()));
+        if let Some(channel) = lost {
+            self.remove(&channel);
+        }
     }
 
     fn watch(&self, channel: &Channel) -> io::Result<()> {
@@ -190,12 +262,23 @@ impl Device {
             .ok_or(HoldError::NotAttached { device })
     }
 
+    /// Refuses the other end of a connection to this process: held here, it would not end when the front end does.
+    fn check_not_own(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        let peer = getpeername(fd).ok().flatten();
+        if peer.is_some() && peer.as_ref() == self.address.get() {
+            let text = "it is the vhost-user socket";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(())
+    }
+
     fn new_channel(
         &self,
         number: u32,
         fd: OwnedFd,
         owner: Option<OwnedFd>,
     ) -> io::Result<Arc<Channel>> {
+        self.check_not_own(fd.as_fd())?;
         let fd = Arc::new(fd);
         Ok(Arc::new(Channel {
             number,
@@ -214,3 +297,6 @@ impl Device {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests;

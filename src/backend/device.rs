@@ -15,10 +15,11 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::{
         atomic::{AtomicBool, AtomicU64, Ordering},
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
     },
 };
 
+use rustix::net::SocketAddrAny;
 use rustix::time::{
     clock_gettime, timerfd_create, timerfd_settime, ClockId, Itimerspec, TimerfdClockId,
     TimerfdFlags, TimerfdTimerFlags, Timespec,
@@ -58,6 +59,8 @@ pub struct Device {
     armed: Mutex<u64>,
     /// Wakes the engine.
     wake: Wake,
+    /// Of the listening socket.
+    pub(super) address: OnceLock<SocketAddrAny>,
     /// The event log.
     pub log: EventLog,
 }
@@ -84,8 +87,15 @@ impl Device {
             timer,
             armed: Mutex::new(0),
             wake,
+            address: OnceLock::new(),
             log,
         })
+    }
+
+    /// Connections to `address` are the front end's own, and no fault channels.
+    pub fn listens_at(&self, address: SocketAddrAny) {
+        // Once in the life of the process.
+        let _ = self.address.set(address);
     }
 
     /// Runs a pure step of the state machine. Call [`Self::settle`] after it.

@@ -284,7 +284,7 @@ fn errno(failure: &AttachFailure) -> Errno {
         | AttachFailure::NotNew(_) => Errno::INVAL,
         AttachFailure::SecondVeventq(_) => Errno::EXIST,
         AttachFailure::NotRecoverable(_) => Errno::OPNOTSUPP,
-        AttachFailure::Descriptor(e) => Errno::from_io_error(e).unwrap_or(Errno::INVAL),
+        AttachFailure::Descriptor(_, e) => Errno::from_io_error(e).unwrap_or(Errno::INVAL),
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 use rustix::{
     event::{poll, PollFd, PollFlags},
+    net::getsockname,
     process::{getrlimit, setrlimit, Resource, Rlimit},
 };
 use vhost::vhost_user::Error as VhostUserError;
@@ -42,11 +43,15 @@ pub fn run(config: &Config) -> Result<(), Error> {
         .map_err(Error::system("Cannot set up signals"))?;
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let log = open_event_log(config, &wake)?;
+    let address = getsockname(&socket);
     let notifier = Notifier::connect();
     raise_descriptor_limit(config.limits);
     sandbox::enter(config.sandbox, config.seccomp, socket.path())?;
 
     let device = Arc::new(Device::new(config.limits, log.clone(), wake)?);
+    if let Ok(address) = address {
+        device.listens_at(address);
+    }
     let backend = Arc::new(Backend {
         device: device.clone(),
         engine: Engine::start(device)?,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{fstat, FileType},
+    fs::{fcntl_getfl, fcntl_setfl, fstat, FileType, OFlags},
     io::Errno,
 };
 
@@ -46,9 +46,11 @@ impl EventQueue {
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         // An anonymous inode has no type.
         if FileType::from_raw_mode(fstat(&fd)?.st_mode) != FileType::Unknown {
-            let text = "the vEVENTQ descriptor is not an event file of iommufd";
+            let text = "it is no event file of iommufd";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
+        // A file of iommufd never blocks; whatever else this may be must not either.
+        fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
         Ok(EventQueue {
             fd,
             last: Mutex::new(None),
@@ -56,7 +58,16 @@ impl EventQueue {
     }
 
     /// Reads at most `room` entries and hands them to `take`. Returns whether there may be more.
-    pub fn read(&self, room: usize, mut take: impl FnMut(Entry)) -> io::Result<bool> {
+    pub fn read(&self, room: usize, take: impl FnMut(Entry)) -> io::Result<bool> {
+        self.read_by(|buf| rustix::io::read(&self.fd, buf), room, take)
+    }
+
+    fn read_by(
+        &self,
+        mut read: impl FnMut(&mut [u8]) -> rustix::io::Result<usize>,
+        room: usize,
+        mut take: impl FnMut(Entry),
+    ) -> io::Result<bool> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let mut buf = [0; READ_BATCH * ENTRY_SIZE];
         let want = room.min(READ_BATCH) * ENTRY_SIZE;
@@ -64,7 +75,7 @@ impl EventQueue {
             return Ok(true);
         }
         let got = loop {
-            match rustix::io::read(&self.fd, &mut buf[..want]) {
+            match read(&mut buf[..want]) {
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return Ok(false),
                 result => break result?,
@@ -173,6 +184,66 @@ mod tests {
 
         let expected = [(0, Some(1)), (0, Some(2)), (1, Some(3))];
         assert_eq!(parse_all(&bytes, None), expected);
+    }
+
+    fn queue() -> EventQueue {
+        let flags = rustix::event::EventfdFlags::CLOEXEC;
+        EventQueue::new(rustix::event::eventfd(0, flags).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn test_read_interrupted_by_a_signal_is_made_again() {
+        let mut results = [Err(Errno::INTR), Err(Errno::INTR), Ok(entry(3, 7))].into_iter();
+        let mut taken = Vec::new();
+        let read = |buf: &mut [u8]| {
+            let bytes = results.next().expect("a read")?;
+            buf[..bytes.len()].copy_from_slice(&bytes);
+            Ok(bytes.len())
+        };
+
+        let more = queue().read_by(read, 2, |entry| taken.push(entry));
+
+        assert!(more.unwrap());
+        let records: Vec<_> = taken.iter().map(|entry| entry.record).collect();
+        assert_eq!(records, [Some([7; EVENT_RECORD_SIZE])]);
+    }
+
+    #[test]
+    fn test_read_asks_for_no_more_than_there_is_room_for() {
+        let mut asked = Vec::new();
+        for room in [0, 1, READ_BATCH, READ_BATCH + 1] {
+            let read = |buf: &mut [u8]| {
+                asked.push(buf.len() / ENTRY_SIZE);
+                Ok(0)
+            };
+            let more = queue().read_by(read, room, |entry| panic!("{entry:?}"));
+            assert_eq!(more.unwrap(), room == 0);
+        }
+
+        assert_eq!(asked, [1, READ_BATCH, READ_BATCH]);
+    }
+
+    #[test]
+    fn test_read_error_is_told() {
+        let error = queue().read_by(|_| Err(Errno::NOMEM), 1, |entry| panic!("{entry:?}"));
+
+        assert_eq!(error.unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
+
+    #[test]
+    fn test_read_of_a_queue_that_would_block_finds_nothing() {
+        assert!(!queue().read(1, |entry| panic!("{entry:?}")).unwrap());
+    }
+
+    #[test]
+    fn test_file_that_is_no_anonymous_inode_is_no_queue() {
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+
+        for fd in [OwnedFd::from(socket), null.into()] {
+            let error = EventQueue::new(fd).err().unwrap();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
     }
 
     #[test]

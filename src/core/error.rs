@@ -182,7 +182,7 @@ pub enum HoldError {
         device: u32,
     },
     /// Its channel is not a fault file of the kernel.
-    #[error("device {device} is emulated: nothing aborts its faults but answers")]
+    #[error("device {device} is emulated: no HOLD")]
     NotKernel {
         /// The device.
         device: u32,

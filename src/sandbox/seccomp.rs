@@ -106,6 +106,8 @@ const PLAIN: &[i64] = &[
     libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_getsockopt,
+    libc::SYS_getpeername,
+    libc::SYS_waitid,
     libc::SYS_close,
     // Waiting.
     #[cfg(target_arch = "x86_64")]

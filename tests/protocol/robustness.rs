@@ -381,3 +381,23 @@ fn test_attach_of_an_eventfd_as_fault_file_is_refused() {
     assert!(text.contains("no fault file of iommufd"), "{text}");
     backend.assert_alive();
 }
+
+#[test]
+fn test_attach_of_a_connection_to_the_own_socket_is_refused() {
+    let mut backend = Backend::start();
+    let mut frontend = backend.connect();
+    let mut attach = frontend.attach_channel().unwrap();
+    let own = UnixStream::connect(backend.socket()).unwrap();
+
+    let refused = attach.attach(
+        &crate::support::attachment(0),
+        Some(std::os::fd::AsFd::as_fd(&own)),
+    );
+
+    let text = refused.unwrap_err().to_string();
+    assert!(
+        text.contains("fault fd: it is the vhost-user socket"),
+        "{text}"
+    );
+    backend.assert_alive();
+}
