@@ -55,6 +55,14 @@ impl Copies {
         self.held.len() as u64
     }
 
+    /// Tickets and devices of what was not dropped.
+    pub fn held(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let tickets = self.replayed..;
+        tickets
+            .zip(&self.held)
+            .filter_map(|(ticket, held)| held.map(|device| (ticket, device)))
+    }
+
     pub(super) fn push(&mut self, device: u32) -> u64 {
         self.held.push_back(Some(device));
         self.next_ticket() - 1
@@ -95,16 +103,16 @@ impl Copies {
             let (low, high) = (self.replayed, self.next_ticket());
             return violation("F8", format!("ticket {ticket} is none of {low} to {high}"));
         }
-        while self.replayed < ticket {
-            if let Some(Some(device)) = self.held.front() {
-                let left_out = self.replayed;
-                return violation(
-                    "F8",
-                    format!("ticket {left_out} of device {device} was left out"),
-                );
-            }
-            self.pop();
+        let skipped = usize::try_from(ticket - self.replayed).unwrap_or(usize::MAX);
+        let mut kept = (self.replayed..).zip(self.held.iter().take(skipped));
+        if let Some((ticket, Some(device))) = kept.find(|(_, held)| held.is_some()) {
+            return violation(
+                "F8",
+                format!("ticket {ticket} of device {device} was left out"),
+            );
         }
+        self.held.drain(..skipped);
+        self.replayed = ticket;
         Ok(())
     }
 

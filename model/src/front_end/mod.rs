@@ -10,6 +10,8 @@ mod rules;
 mod saved;
 mod steps;
 
+use std::fmt;
+
 use thiserror::Error;
 
 pub use copies::{Copies, Execution};
@@ -46,6 +48,8 @@ pub enum Vm {
     Stopped,
     /// The last pass over its memory has begun.
     Saving,
+    /// It is being replaced by one that is loaded.
+    Loading,
 }
 
 /// What a front end posts on the portal ring.
@@ -127,6 +131,26 @@ pub struct FrontEnd {
     expired: bool,
     /// `update` is to be called: who wants a drain has changed.
     update_due: bool,
+}
+
+impl fmt::Display for FrontEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (replayed, next) = (self.copies.replayed(), self.copies.next_ticket());
+        let connected = if self.connected { "" } else { ", no back-end" };
+        let Self {
+            phase,
+            vm,
+            generation,
+            devices,
+            quiesced,
+            ..
+        } = self;
+        write!(
+            f,
+            "phase {phase:?}, generation {generation}, VM {vm:?}{connected}, tickets {replayed} to {next}, \
+             devices {devices:#b}, at rest {quiesced:#b}"
+        )
+    }
 }
 
 impl FrontEnd {

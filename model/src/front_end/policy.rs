@@ -188,9 +188,7 @@ impl FrontEnd {
         match timer {
             Timer::Draining => self.fail(false),
             Timer::Drained => {
-                // Who still wants it asks again, and gets another drain.
-                self.wanted = 0;
-                self.expired = true;
+                self.expires()?;
                 self.release().map(drop)
             }
         }
@@ -213,8 +211,7 @@ impl FrontEnd {
 
     /// F11: the back-end is lost. Returns what is executed.
     pub fn lost(&mut self) -> Result<Vec<Execution>, Violation> {
-        self.connected = false;
-        self.posts.clear();
+        self.connection_lost();
         self.fail(false)?;
         match self.vm {
             Vm::Running => self.recover(),
@@ -227,14 +224,14 @@ impl FrontEnd {
         if self.phase == Phase::Running {
             return Ok(executed);
         }
-        loop {
+        while self.copies.pending() > 0 {
             let copied = self.copies.has_copy() && self.rules.recovers;
-            let Some(held) = self.copies.pop() else {
-                break;
-            };
-            executed.extend(held.filter(|_| copied).map(Execution::Device));
+            let (_, execution) = self.execute_copy()?;
+            if copied && execution != Execution::Dropped {
+                executed.push(execution);
+            }
         }
-        self.fast_path()?;
+        self.recovered()?;
         Ok(executed)
     }
 }

@@ -6,11 +6,9 @@ use super::{violation, Execution, FrontEnd, Phase, Post, Violation, Vm};
 impl FrontEnd {
     /// F1: the portals are trapped, the devices told to quiesce, DRAIN is posted.
     pub fn start_drain(&mut self) -> Result<u64, Violation> {
-        if !self.connected {
-            return violation("F11", "a drain begins without a back-end");
-        }
-        if self.vm == Vm::Saving {
-            return violation("F5", "a drain begins in a VM that is being saved");
+        self.has_back_end("DRAIN")?;
+        if matches!(self.vm, Vm::Saving | Vm::Loading) {
+            return violation("F5", format!("a drain begins, the VM is {:?}", self.vm));
         }
         if self.rules.expired_is_released && self.expired && self.vm == Vm::Running {
             return violation(
@@ -24,6 +22,13 @@ impl FrontEnd {
         let generation = self.generation;
         self.post(Post::Drain { generation });
         Ok(generation)
+    }
+
+    fn has_back_end(&self, what: &str) -> Result<(), Violation> {
+        match self.connected {
+            true => Ok(()),
+            false => violation("F11", format!("{what} without a back-end")),
+        }
     }
 
     /// DEVICE_QUIESCED is posted. Returns whether it was for this drain, else nothing happens.
@@ -50,6 +55,7 @@ impl FrontEnd {
         if generation != self.generation || self.phase != Phase::Draining {
             return Ok(false);
         }
+        self.has_back_end("DRAINED")?;
         if self.devices & !self.quiesced != 0 {
             return violation("F12", "DRAINED before every device had come to rest");
         }
@@ -71,8 +77,21 @@ impl FrontEnd {
         true
     }
 
+    /// F6: nobody has stopped the VM in time. RELEASE follows.
+    pub fn expires(&mut self) -> Result<(), Violation> {
+        if self.phase != Phase::Drained || self.vm != Vm::Running {
+            let (phase, vm) = (self.phase, self.vm);
+            return violation("F6", format!("{phase:?} ends by itself, the VM is {vm:?}"));
+        }
+        // Who still wants it asks again, and gets another drain.
+        self.wanted = 0;
+        self.expired = true;
+        Ok(())
+    }
+
     /// RELEASE is posted.
     pub fn release(&mut self) -> Result<u64, Violation> {
+        self.has_back_end("RELEASE")?;
         match self.vm {
             Vm::Saving => return violation("F5", "released while being saved"),
             Vm::Stopping | Vm::Stopped if self.rules.reserve => {
@@ -99,8 +118,16 @@ impl FrontEnd {
         if !self.trapped() {
             return violation("F1", "a submission in RUNNING");
         }
-        if matches!(self.vm, Vm::Stopped | Vm::Saving) {
-            return violation("F5", "a submission of a VM that is stopped");
+        match self.vm {
+            Vm::Running
+                if self.connected && matches!(self.phase, Phase::Failed | Phase::Loaded) =>
+            {
+                return violation("F7", format!("the VM runs in {:?}", self.phase));
+            }
+            Vm::Running | Vm::Stopping => {}
+            Vm::Stopped | Vm::Saving | Vm::Loading => {
+                return violation("F5", "a submission of a VM that is stopped");
+            }
         }
         if self.copies.pending() >= self.max_pending {
             let max = self.max_pending;
@@ -122,6 +149,10 @@ impl FrontEnd {
                 format!("ticket {ticket} is replayed into a VM that is being saved"),
             );
         }
+        if self.vm == Vm::Stopped && self.phase == Phase::Releasing && self.rules.take_back {
+            let what = "the VM has stopped, and the release was not taken back";
+            return violation("F4", format!("ticket {ticket} is replayed: {what}"));
+        }
         if !self.may_replay {
             return violation(
                 "F8",
@@ -131,16 +162,58 @@ impl FrontEnd {
         self.copies.replay(ticket)
     }
 
+    /// F4: the VM has stopped in RELEASING. DRAIN follows.
+    pub fn take_back(&self) -> Result<(), Violation> {
+        if self.phase != Phase::Releasing || self.vm != Vm::Stopped {
+            let (phase, vm) = (self.phase, self.vm);
+            return violation("F4", format!("{phase:?} is taken back, the VM is {vm:?}"));
+        }
+        Ok(())
+    }
+
     /// RELEASED. Returns whether it was for this release, else nothing happens.
     pub fn released(&mut self, generation: u64, next_ticket: u64) -> Result<bool, Violation> {
         if self.phase != Phase::Releasing || generation != self.release_generation {
             return Ok(false);
         }
+        self.has_back_end("RELEASED")?;
         self.copies.skip_until(next_ticket)?;
         if self.copies.pending() == 0 {
             self.fast_path()?;
         }
         Ok(true)
+    }
+
+    /// F11: there is no back-end any more.
+    pub fn connection_lost(&mut self) {
+        self.connected = false;
+        self.posts.clear();
+    }
+
+    /// F11: without a back-end the oldest copy is executed. Returns its ticket as well.
+    pub fn execute_copy(&mut self) -> Result<(u64, Execution), Violation> {
+        let ticket = self.copies.replayed();
+        if self.connected || self.vm != Vm::Running {
+            let (phase, vm) = (self.phase, self.vm);
+            let what = format!("ticket {ticket} is executed without a REPLAY in {phase:?}, {vm:?}");
+            return violation("F11", what);
+        }
+        match self.copies.pop() {
+            Some(held) => Ok((ticket, held.map_or(Execution::Dropped, Execution::Device))),
+            None => violation("F11", format!("ticket {ticket} is executed, there is none")),
+        }
+    }
+
+    /// F11: without a back-end the portals go back to the fast path when all copies have been executed.
+    pub fn recovered(&mut self) -> Result<(), Violation> {
+        if self.connected || self.vm != Vm::Running {
+            let (phase, vm) = (self.phase, self.vm);
+            return violation(
+                "F11",
+                format!("{phase:?} ends without RELEASED, the VM is {vm:?}"),
+            );
+        }
+        self.fast_path()
     }
 
     /// The portals go back to the fast path.
@@ -176,14 +249,22 @@ impl FrontEnd {
         self.copies.drop_devices(|of| of == device);
     }
 
-    /// vCPUs are told to stop.
-    pub fn vm_stopping(&mut self) {
-        self.vm = Vm::Stopping;
+    /// The VM has been stopped, started and so on.
+    pub fn vm_is(&mut self, vm: Vm) {
+        self.vm = vm;
     }
 
     /// The last pass over the VM's memory begins.
-    pub fn begin_save(&mut self) -> Result<(), Violation> {
+    pub fn last_pass(&mut self) -> Result<(), Violation> {
+        if !matches!(self.vm, Vm::Stopped | Vm::Saving) {
+            return violation("F5", format!("a VM is saved that is {:?}", self.vm));
+        }
         self.vm = Vm::Saving;
+        Ok(())
+    }
+
+    /// F5: whether the VM may be saved.
+    pub fn check_savable(&self) -> Result<(), Violation> {
         if !self.connected {
             return violation("F5", "a VM without a back-end is saved");
         }
@@ -198,8 +279,25 @@ impl FrontEnd {
         Ok(())
     }
 
+    /// The last pass over the VM's memory begins, and it may be saved.
+    pub fn begin_save(&mut self) -> Result<(), Violation> {
+        self.last_pass()?;
+        self.check_savable()
+    }
+
     /// The save is over, whether well or not.
     pub fn end_save(&mut self) {
         self.vm = Vm::Stopped;
+    }
+
+    /// A VM was loaded that had no back-end where it was saved.
+    pub fn goes_on_from(&mut self, generation: u64) {
+        self.generation = self.generation.max(generation);
+    }
+
+    /// The VM is going to be replaced by one that is loaded: what it has submitted is not executed any more.
+    pub fn begin_load(&mut self) {
+        self.vm = Vm::Loading;
+        self.copies.drop_devices(|_| true);
     }
 }

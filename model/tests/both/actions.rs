@@ -380,7 +380,7 @@ impl World {
     /// The VM is told to stop; `asked`: by somebody who has been told that it may.
     fn stopping(&mut self, asked: bool) {
         self.asked = asked;
-        self.front.vm_stopping();
+        self.front.vm_is(Vm::Stopping);
     }
 
     fn vcpus_stopped(&mut self) {
