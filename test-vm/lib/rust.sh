@@ -68,15 +68,26 @@ rust_crates()
 	cargo tree --locked --prefix none --edges normal,build 2>/dev/null | sort -u | wc -l
 }
 
-# Builds the backend and prints the program's path.
-rust_backend()
+# Builds a program in release mode and prints its path: rust_program NAME OF WHAT.
+rust_program()
 {
-	local log=$VSVA_OUT/backend-build.log
+	local log=$VSVA_OUT/$2-build.log
 
 	: >"$log"
 	cd "$VSVA_ROOT"
-	watched backend 1/1 "$log" "cargo build --release" numbered "$(rust_crates)" \
-		cargo build --locked --release --bin vhost-user-vsva ||
-		die "the backend could not be built"
-	printf '%s\n' "${CARGO_TARGET_DIR:-$VSVA_ROOT/target}/release/vhost-user-vsva"
+	watched "$2" 1/1 "$log" "cargo build --release" numbered "$(rust_crates)" \
+		cargo build --locked --release --bin "$1" ||
+		die "the $2 could not be built"
+	printf '%s\n' "${CARGO_TARGET_DIR:-$VSVA_ROOT/target}/release/$1"
+}
+
+rust_backend()
+{
+	rust_program vhost-user-vsva backend
+}
+
+# Checks the traces of the end-to-end tests.
+rust_replay()
+{
+	rust_program vsva-model-replay replay
 }

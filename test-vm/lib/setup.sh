@@ -26,7 +26,7 @@ setup_prefetch()
 # Sets and exports where the programs under test are.
 setup_machine()
 {
-	local qemu kernel guest backend venv
+	local qemu kernel guest backend replay venv
 
 	setup_packages "$@"
 	rust_need
@@ -35,12 +35,14 @@ setup_machine()
 	kernel=$(kernel_path)
 	guest=$(guest_path "$kernel")
 	backend=$(rust_backend)
+	replay=$(rust_replay)
 	venv=$(venv_path test)
 	wait
 	export VSVA_QEMU=$qemu/build/qemu-system-aarch64
 	export VSVA_KERNEL=$kernel/Image
 	export VSVA_INITRD=$guest/initramfs
 	export VSVA_BACKEND=$backend
+	export VSVA_REPLAY=$replay
 	VSVA_VENV=$venv
 	# avocado uses something that is going to be removed; the version is pinned.
 	export PYTHONWARNINGS='ignore:pkg_resources is deprecated:UserWarning'

@@ -20,6 +20,7 @@ import avocado
 from . import migration
 from .backend import Backend
 from .environment import Environment
+from .replay import Replay, RulesBroken
 from .vm import Vm
 
 KEEP = os.environ.get("VSVA_KEEP_LOGS") == "1"
@@ -57,6 +58,7 @@ class VsvaTest(avocado.Test):
         self.failed = False
         self.processes = []
         self.backends = []
+        self.replay = Replay(self.environment.replay)
         self.folder = self.environment.out / "tests" / f"{type(self).__name__}.{self._testMethodName}"
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -66,8 +68,20 @@ class VsvaTest(avocado.Test):
         for stop in reversed(self.processes):
             stop()
         shutil.rmtree(self.sockets, ignore_errors=True)
-        if not (self.failed or KEEP):
+        broken = self.broken_rules()
+        if not (self.failed or broken or KEEP):
             shutil.rmtree(self.folder, ignore_errors=True)
+        if broken and not self.failed:
+            self.fail(broken)
+
+    def broken_rules(self):
+        """The step of what was recorded that breaks a rule, or None."""
+        try:
+            self.replay.check()
+        except RulesBroken as error:
+            print(f"a rule is broken: {error}\nlogs: {self.folder}", file=sys.stderr, flush=True)
+            return str(error)
+        return None
 
     def new_backend(self, name, *options):
         backend = Backend(self.environment.backend, f"{name}-backend", self.folder, self.sockets, options)
@@ -78,6 +92,7 @@ class VsvaTest(avocado.Test):
     def new_vm(self, name="source", **options):
         vm = Vm(self.environment, name, self.folder, **options)
         self.processes.append(vm.quit)
+        self.replay.add(vm, options.get("backend"), options.get("vsva"))
         return vm
 
     def new_pair(self, source_backend=(), destination_backend=(), **options):

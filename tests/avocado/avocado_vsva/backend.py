@@ -22,7 +22,8 @@ class Backend:
                    "--log-level", "debug", *options]
         self.process = process.start(command, self.log_path, [writer])
         os.close(writer)
-        LineReader(reader, folder / f"{name}-events.jsonl", self.events, self._parse)
+        self.event_log_path = folder / f"{name}-events.jsonl"
+        LineReader(reader, self.event_log_path, self.events, self._parse)
         os.close(reader)
         try:
             self.wait("listening", 10)

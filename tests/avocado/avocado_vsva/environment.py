@@ -10,6 +10,7 @@ VARIABLES = {
     "kernel": ("VSVA_KERNEL", "the guest kernel's Image"),
     "initrd": ("VSVA_INITRD", "the guest's initramfs"),
     "backend": ("VSVA_BACKEND", "the vhost-user-vsva binary"),
+    "replay": ("VSVA_REPLAY", "the vsva-model-replay binary"),
 }
 
 
@@ -19,6 +20,7 @@ class Environment:
     kernel: Path
     initrd: Path
     backend: Path
+    replay: Path
     out: Path
 
     @classmethod

@@ -37,6 +37,12 @@ class Journal:
             self._ended = self._ended or reason
             self._changed.notify_all()
 
+    def wait_end(self, timeout):
+        """Wait until the source has ended."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._ended is not None, timeout):
+                raise WaitError(f"{self.name}: it has not ended within {timeout:g} s")
+
     def _find(self, match, since):
         for index in range(since, len(self._records)):
             if match(self._records[index]):
