@@ -116,6 +116,23 @@ class HungBackend(VsvaTest):
         self.assert_answers(latency, REPLY)
         self.assert_goes_on(source)
 
+    def test_draining_submissions_beyond_the_ring_stopped_backend_is_given_up_and_they_are_executed(self):
+        source, destination = self.new_pair(vsva={**PATIENT, "queue-size": SMALL_RING})
+        self.hold_faults(source, 1)
+        latency = self.measure(source)
+        since = self.start_migration(source, destination)
+        source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
+        self.backends[0].freeze()
+        source.guest.cmd(f"dma 0 {3 * SMALL_RING} src=warm dst=warm")
+        self.assert_hung(source, since, "draining", "taken the messages from the portal ring")
+        self.assertEqual(migration.wait_status(source, since), "failed")
+        self.assert_answers(latency, REPLY)
+        source.guest.wait("idle")
+        result = source.guest.ask("verify")
+        self.assertEqual([result[key] for key in ("checked", "aborted", "missing", "wrong_data", "not_once")],
+                         [3 * SMALL_RING, 1, 0, 0, 0], result)
+        self.assert_goes_on(source)
+
     def test_drained_stopped_backend_fails_the_migration_and_the_vm_goes_on(self):
         source, destination = self.new_pair(vsva=PATIENT)
         since = self.start_migration(source, destination, pause_before_switchover=True)
