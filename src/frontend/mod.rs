@@ -50,7 +50,7 @@ use std::{
 
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
-    fs::{memfd_create, MemfdFlags},
+    fs::{fcntl_add_seals, memfd_create, MemfdFlags, SealFlags},
     io::Errno,
     pipe::{pipe_with, PipeFlags},
 };
@@ -537,11 +537,16 @@ fn new_rings(queue_size: u16) -> Result<(GuestMemoryMmap, Ring, Ring), FrontendE
 
 fn ring_memory(size: u64) -> Result<GuestMemoryMmap, FrontendError> {
     let size = size.next_multiple_of(PAGE);
-    let memfd = memfd_create("vsva-rings", MemfdFlags::CLOEXEC)
-        .map_err(FrontendError::system("cannot create the ring memory"))?;
+    let memfd = memfd_create(
+        "vsva-rings",
+        MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
+    )
+    .map_err(FrontendError::system("cannot create the ring memory"))?;
     let file = File::from(memfd);
     file.set_len(size)
         .map_err(FrontendError::system("cannot size the ring memory"))?;
+    fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+        .map_err(FrontendError::system("cannot seal the ring memory"))?;
     let len = usize::try_from(size)
         .map_err(|_| FrontendError::Incompatible("the rings are too large".to_owned()))?;
     GuestMemoryMmap::from_ranges_with_files([(RING_MEMORY, len, Some(FileOffset::new(file, 0)))])
