@@ -58,6 +58,9 @@ pub enum Error {
         /// Why it failed.
         source: io::Error,
     },
+    /// A thread that everything depends on has ended.
+    #[error("The engine thread has ended: faults are not served any more")]
+    EngineEnded,
     /// The vhost-user library failed.
     #[error("Cannot serve the vhost-user connection: {0}")]
     Daemon(vhost_user_backend::Error),

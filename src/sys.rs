@@ -11,7 +11,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use rustix::io::{fcntl_setfd, FdFlags};
+use rustix::{
+    io::{fcntl_setfd, FdFlags},
+    thread::Pid,
+};
 
 /// Takes over a descriptor that the process was started with, before any other is opened.
 ///
@@ -58,6 +61,67 @@ pub fn epoll_create() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// The signal that interrupts a system call, and does nothing else.
+fn interruption() -> libc::c_int {
+    libc::SIGRTMIN()
+}
+
+extern "C" fn do_nothing(_signal: libc::c_int) {}
+
+/// Prepares the process for [`interrupt`].
+pub(crate) fn make_interruptible() -> io::Result<()> {
+    let handler: extern "C" fn(libc::c_int) = do_nothing;
+    // SAFETY: the action is complete: no flags, so that calls end with EINTR, an empty mask, and a
+    // handler that touches nothing; all pointers are to locals.
+    let result = unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as libc::sighandler_t;
+        libc::sigemptyset(&raw mut action.sa_mask);
+        libc::sigaction(interruption(), &raw const action, ptr::null_mut())
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// Lets the system call that a thread of this process is waiting in fail with EINTR.
+pub(crate) fn interrupt(thread: Pid) {
+    // SAFETY: the call touches no memory; the signal has a handler that does nothing, and a thread
+    // that has ended meanwhile is no thread of the process any more.
+    unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid(),
+            thread.as_raw_nonzero().get(),
+            interruption(),
+        );
+    }
+}
+
+/// Blocks signals in the calling thread and those it starts later.
+pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
+    blocked(signals).map(drop)
+}
+
+fn blocked(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
+    // SAFETY: sigemptyset initialises the set before it is read; all pointers are to a local.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in signals {
+            if libc::sigaddset(&raw mut set, *signal) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
+        if error != 0 {
+            return Err(io::Error::from_raw_os_error(error));
+        }
+        Ok(set)
+    }
+}
+
 /// A descriptor that becomes readable when one of the signals arrives. They are blocked in the
 /// calling thread and those it starts later, so call it first of all.
 pub struct SignalFd(OwnedFd);
@@ -65,21 +129,10 @@ pub struct SignalFd(OwnedFd);
 impl SignalFd {
     /// Blocks `signals` and makes the descriptor.
     pub fn new(signals: &[libc::c_int]) -> io::Result<Self> {
-        // SAFETY: sigemptyset initialises the set before it is read; all pointers are to a local.
-        let fd = unsafe {
-            let mut set: libc::sigset_t = std::mem::zeroed();
-            libc::sigemptyset(&raw mut set);
-            for signal in signals {
-                if libc::sigaddset(&raw mut set, *signal) != 0 {
-                    return Err(io::Error::last_os_error());
-                }
-            }
-            let error = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut());
-            if error != 0 {
-                return Err(io::Error::from_raw_os_error(error));
-            }
-            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        };
+        let set = blocked(signals)?;
+        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
+        // SAFETY: signalfd only reads the set, a local.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, flags) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -3,21 +3,20 @@
 //! The vhost-user side of one connection.
 
 use std::{
+    cell::RefCell,
     fs::File,
     io,
     os::fd::{AsRawFd, RawFd},
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        Mutex, OnceLock, PoisonError,
-    },
+    sync::{mpsc::SyncSender, Arc, Mutex, OnceLock},
 };
 
 use vhost::vhost_user::message::{
     VhostTransferStateDirection, VhostTransferStatePhase, VhostUserProtocolFeatures,
     VhostUserSharedMsg, VhostUserVirtioFeatures,
 };
-use vhost_user_backend::{ShutdownHandle, VhostUserBackend};
+use vhost_user_backend::VhostUserBackend;
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use vm_memory::{GuestAddressSpace, GuestMemoryMmap};
 use vmm_sys_util::{
     epoll::EventSet,
     event::{new_event_consumer_and_notifier, EventConsumer, EventFlag, EventNotifier},
@@ -25,9 +24,12 @@ use vmm_sys_util::{
 use zerocopy::IntoBytes;
 
 use super::{
-    rings::{Memory, PortalChain, Rings, Vring},
+    device::lock,
+    link::{EndsConnection, Link},
+    memory,
+    rings::{Memory, PortalChain, Rings},
     state,
-    transfer::Transfer,
+    vring::Vring,
     Backend,
 };
 use crate::{
@@ -41,91 +43,102 @@ use crate::{
 pub const MAX_QUEUE_SIZE: usize = 1024;
 /// Chains taken from the portal ring at a time.
 const PORTAL_BATCH: usize = 64;
+/// The event by which the worker learns, before the first request, which connection it serves. The
+/// library keeps the numbers up to that of the rings.
+pub const HELLO: u16 = 3;
+
+thread_local! {
+    /// The worker's connection ends with the worker.
+    static ENDS_CONNECTION: RefCell<Option<EndsConnection>> = const { RefCell::new(None) };
+}
 
 /// One connection. Its device, faults and queue outlive it.
 pub struct Adapter {
-    backend: std::sync::Arc<Backend>,
+    backend: Arc<Backend>,
+    link: Arc<Link>,
+    /// The rings' memory, once it has been checked; the library's own is not looked at.
     memory: Memory,
     /// Held while chains of the portal ring are being worked on; GET_VRING_BASE and RESET_DEVICE wait for it.
     portal: Mutex<Vec<PortalChain>>,
     rings: OnceLock<Rings>,
-    transfer: Transfer,
-    shutdown: OnceLock<ShutdownHandle>,
+    /// Told when the worker knows its connection.
+    hello: Mutex<Option<SyncSender<()>>>,
+    exit_event: Mutex<Option<(EventConsumer, EventNotifier)>>,
     /// The worker's end of its exit event.
-    exit_event: Mutex<Option<RawFd>>,
-    /// The front end broke the protocol, nothing more of it is looked at.
-    broken: AtomicBool,
+    exit_fd: Mutex<Option<RawFd>>,
 }
 
 impl Adapter {
-    /// An adapter for a connection whose rings will be in `memory`.
-    pub fn new(backend: std::sync::Arc<Backend>, memory: Memory) -> Self {
-        Adapter {
+    /// An adapter for a connection; `hello` is told of [`HELLO`].
+    pub fn new(backend: Arc<Backend>, link: Arc<Link>, hello: SyncSender<()>) -> io::Result<Self> {
+        Ok(Adapter {
             backend,
-            memory,
+            link,
+            memory: Memory::new(GuestMemoryMmap::new()),
             portal: Mutex::new(Vec::with_capacity(PORTAL_BATCH)),
             rings: OnceLock::new(),
-            transfer: Transfer::default(),
-            shutdown: OnceLock::new(),
-            exit_event: Mutex::default(),
-            broken: AtomicBool::new(false),
-        }
+            hello: Mutex::new(Some(hello)),
+            exit_event: Mutex::new(Some(new_event_consumer_and_notifier(EventFlag::CLOEXEC)?)),
+            exit_fd: Mutex::default(),
+        })
     }
 
-    /// How to end the connection.
-    pub fn set_shutdown(&self, shutdown: ShutdownHandle) {
-        if self.broken.load(Ordering::Acquire) {
-            shutdown.shutdown();
+    fn say_hello(&self, vrings: &[Vring]) {
+        let (Some(hello), [portal, events]) = (lock(&self.hello).take(), vrings) else {
+            return;
+        };
+        for (index, vring) in vrings.iter().enumerate() {
+            vring.belongs_to(index, self.link.clone());
         }
-        // Only called once.
-        let _ = self.shutdown.set(shutdown);
-        if let (true, Some(shutdown)) = (self.broken.load(Ordering::Acquire), self.shutdown.get()) {
-            shutdown.shutdown();
-        }
+        let rings = self.rings.get_or_init(|| {
+            Rings::new(
+                portal.clone(),
+                events.clone(),
+                self.memory.clone(),
+                self.link.clone(),
+            )
+        });
+        self.backend.device.start_rings(rings.clone());
+        ENDS_CONNECTION.with(|ends| {
+            *ends.borrow_mut() = Some(EndsConnection(self.link.clone()));
+        });
+        // Whoever waits for it may have given up.
+        let _ = hello.send(());
     }
 
-    /// The connection has ended, and the library's worker with it.
-    pub fn end(&self) {
-        self.transfer.cancel();
-        let fd = self
-            .exit_event
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(fd) = fd {
+    /// Works on one batch of chains. Returns whether there may be more.
+    fn serve_portal(&self, rings: &Rings) -> bool {
+        let mut chains = lock(&self.portal);
+        rings.take(PORTAL_BATCH, &mut chains);
+        if chains.is_empty() {
+            return false;
+        }
+        let malformed = chains.iter().filter(|c| c.message.is_none()).count();
+        if malformed > 0 {
+            log::warn!(
+                "portal ring: {malformed} chains are not one readable descriptor of 64 bytes"
+            );
+        }
+        let messages = chains.iter().map(|chain| chain.message.as_ref());
+        let (done, result) = self.backend.device.portal(messages);
+        // Answers are written before the descriptors are used: that is what a CMD_SYNC waits for.
+        self.backend.device.settle();
+        // Nor is a descriptor used whose message has had no effect.
+        let call = rings.complete(&chains[..done]);
+        drop(chains);
+        rings.notify(call);
+        if let Err(e) = &result {
+            self.link.fail(e);
+        }
+        result.is_ok()
+    }
+}
+
+impl Drop for Adapter {
+    fn drop(&mut self) {
+        if let Some(fd) = lock(&self.exit_fd).take() {
             sys::close_leaked(fd);
         }
-    }
-
-    fn serve_portal(&self, rings: &Rings) {
-        let mut chains = self.portal.lock().unwrap_or_else(PoisonError::into_inner);
-        rings.work_on_portal(PORTAL_BATCH, &mut chains, |chains| {
-            if self.broken.load(Ordering::Acquire) {
-                return false;
-            }
-            let malformed = chains
-                .iter()
-                .filter(|chain| chain.message.is_none())
-                .count();
-            if malformed > 0 {
-                log::warn!(
-                    "portal ring: {malformed} chains are not one readable descriptor of 64 bytes"
-                );
-            }
-            let messages = chains.iter().filter_map(|chain| chain.message.as_ref());
-            let result = self.backend.device.portal(messages);
-            // Answers are written before the descriptors are used: that is what a CMD_SYNC waits for.
-            self.backend.device.settle();
-            if let Err(e) = result {
-                log::error!("{e}; closing the connection");
-                self.broken.store(true, Ordering::Release);
-                if let Some(shutdown) = self.shutdown.get() {
-                    shutdown.shutdown();
-                }
-                return false;
-            }
-            true
-        });
     }
 }
 
@@ -142,11 +155,13 @@ impl VhostUserBackend for Adapter {
     }
 
     fn features(&self) -> u64 {
+        self.link.request("GET_FEATURES or SET_FEATURES");
         let blocking = u64::from(self.backend.migration_blocking) << VSVA_F_MIGRATION_BLOCKING;
         blocking | (1 << VIRTIO_F_VERSION_1) | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
     }
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        self.link.request("GET_PROTOCOL_FEATURES");
         VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
@@ -158,13 +173,15 @@ impl VhostUserBackend for Adapter {
     fn set_event_idx(&self, _enabled: bool) {}
 
     fn reset_device(&self) {
+        self.link.request("RESET_DEVICE");
         // Both rings are disabled. Held, so that no message that was taken before is still being worked on.
-        let _portal = self.portal.lock().unwrap_or_else(PoisonError::into_inner);
-        self.transfer.cancel();
+        let _portal = lock(&self.portal);
+        self.link.transfer.cancel();
         self.backend.reset();
     }
 
     fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        self.link.request("GET_CONFIG");
         let config = self.backend.config_space();
         let bytes = config.as_bytes();
         let start = usize::try_from(offset).unwrap_or(CONFIG_SIZE);
@@ -175,12 +192,35 @@ impl VhostUserBackend for Adapter {
             .unwrap_or_default()
     }
 
-    fn update_memory(&self, _memory: Memory) -> io::Result<()> {
-        // The rings hold a clone of the same, which is replaced in place.
+    fn set_config(&self, offset: u32, bytes: &[u8]) -> io::Result<()> {
+        let text = format!(
+            "{} bytes at {offset}: the config space is read-only",
+            bytes.len()
+        );
+        let e = io::Error::new(io::ErrorKind::PermissionDenied, text);
+        // The library answers, then ends the connection.
+        log::error!("SET_CONFIG refused: {e}");
+        self.link.request("SET_CONFIG");
+        Err(e)
+    }
+
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        let memory = memory.memory();
+        memory::check(&memory).map_err(|e| {
+            log::error!("SET_MEM_TABLE refused: {e}");
+            self.link.request("SET_MEM_TABLE");
+            e
+        })?;
+        self.link.request("SET_MEM_TABLE");
+        let replace = self.memory.lock();
+        replace
+            .map_err(|_| io::Error::other("a thread has panicked"))?
+            .replace((*memory).clone());
         Ok(())
     }
 
     fn get_shared_object(&self, uuid: VhostUserSharedMsg) -> io::Result<File> {
+        self.link.request("GET_SHARED_OBJECT");
         if *uuid.uuid.as_bytes() != ATTACH_UUID {
             log::warn!(
                 "the front end asks for the shared object {}, which is not the attach channel",
@@ -195,23 +235,21 @@ impl VhostUserBackend for Adapter {
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        // Without one the worker never ends; new() is the only caller and cannot report the error.
-        let (consumer, notifier) = new_event_consumer_and_notifier(EventFlag::CLOEXEC)
-            .inspect_err(|e| log::error!("cannot create an eventfd: {e}"))
-            .ok()?;
-        *self
-            .exit_event
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(consumer.as_raw_fd());
-        Some((consumer, notifier))
+        let pair = lock(&self.exit_event).take();
+        *lock(&self.exit_fd) = pair.as_ref().map(|(consumer, _)| consumer.as_raw_fd());
+        pair
     }
 
     fn stop_vring(&self, index: u32) -> io::Result<()> {
+        self.link.request("GET_VRING_BASE");
         if index == u32::from(PORTAL_RING) {
             // The ring is not ready any more: when the lock is free no chain is being worked on.
-            drop(self.portal.lock().unwrap_or_else(PoisonError::into_inner));
+            drop(lock(&self.portal));
         }
         // The event ring is only touched under its own lock while it is ready.
+        if let (Some(rings), Ok(index)) = (self.rings.get(), u16::try_from(index)) {
+            rings.calls_at_rest(index);
+        }
         Ok(())
     }
 
@@ -222,17 +260,16 @@ impl VhostUserBackend for Adapter {
         vrings: &[Vring],
         _thread: usize,
     ) -> io::Result<()> {
-        // An error would end the thread for good, without a word: there is none.
-        let [portal, events] = vrings else {
+        // An error would end the thread: there is none.
+        if event == HELLO {
+            self.say_hello(vrings);
+            return Ok(());
+        }
+        let Some(rings) = self.rings.get() else {
             return Ok(());
         };
-        let rings = self.rings.get_or_init(|| {
-            let rings = Rings::new(portal.clone(), events.clone(), self.memory.clone());
-            self.backend.device.start_rings(rings.clone());
-            rings
-        });
         match event {
-            PORTAL_RING => self.serve_portal(rings),
+            PORTAL_RING => while !self.link.is_over() && self.serve_portal(rings) {},
             EVENT_RING => self.backend.device.settle(),
             other => log::warn!("event of an unknown ring {other}"),
         }
@@ -245,16 +282,18 @@ impl VhostUserBackend for Adapter {
         _phase: VhostTransferStatePhase,
         file: File,
     ) -> io::Result<Option<File>> {
+        self.link.request("SET_DEVICE_STATE_FD");
         if self.rings.get().is_some_and(Rings::running) {
             log::error!("state transfer refused: the rings are not stopped");
             return Err(io::ErrorKind::ResourceBusy.into());
         }
-        state::begin(&self.backend, &self.transfer, direction, file)
+        state::begin(&self.backend, &self.link.transfer, direction, file)
             .map(|()| None)
             .map_err(io::Error::other)
     }
 
     fn check_device_state(&self) -> io::Result<()> {
-        state::finish(&self.backend, &self.transfer).map_err(io::Error::other)
+        self.link.request("CHECK_DEVICE_STATE");
+        state::finish(&self.backend, &self.link.transfer).map_err(io::Error::other)
     }
 }

@@ -432,7 +432,7 @@ mod tests {
         };
         let mut command = Message::new(MessageType::SmmuCmd, 0, &resume.encode());
         command.seq = U64::new(1);
-        device.portal([&command].into_iter()).unwrap();
+        device.portal([Some(&command)].into_iter()).1.unwrap();
 
         device.write_channel(&channel);
         reuser

@@ -31,7 +31,7 @@ use super::{
     event_log::EventLog,
     poller::Poller,
     published::{LoggedCore, PublishedCore},
-    rings::Rings,
+    rings::{Delivered, Rings},
     shared_memory::SharedMemory,
     wake::Wake,
 };
@@ -141,16 +141,22 @@ impl Device {
         *self.lock_rings() = None;
     }
 
-    /// Takes messages of the portal ring, in order, up to the first that breaks the protocol.
+    /// Takes messages of the portal ring, in order, up to the first that breaks the protocol, and
+    /// says how many that were. `None` is a chain that is no message.
     pub fn portal<'a>(
         &self,
-        messages: impl Iterator<Item = &'a Message>,
-    ) -> Result<(), PortalError> {
+        messages: impl Iterator<Item = Option<&'a Message>>,
+    ) -> (usize, Result<(), PortalError>) {
         self.step(|core, now| {
+            let mut done = 0;
             for message in messages {
-                core.portal(message, now)?;
+                let result = message.map_or(Ok(()), |message| core.portal(message, now));
+                if result.is_err() {
+                    return (done, result);
+                }
+                done += 1;
             }
-            Ok(())
+            (done, Ok(()))
         })
     }
 
@@ -247,14 +253,31 @@ impl Device {
     }
 
     fn deliver(&self) {
-        // Held, so that nothing is put into rings that have been forgotten.
-        let rings = self.lock_rings();
-        let Some(rings) = &*rings else { return };
-        if !self.lock().has_event() && !rings.starving() {
-            return;
+        let (delivered, rings) = {
+            // Held, so that nothing is put into rings that have been forgotten.
+            let rings = self.lock_rings();
+            let Some(rings) = &*rings else { return };
+            if !self.lock().has_event() && !rings.starving() {
+                return;
+            }
+            (self.deliver_to(rings), rings.clone())
+        };
+        // The front end can make this last.
+        rings.notify(delivered.call);
+        if delivered.more {
+            self.wake.set();
         }
+        if delivered.bad_chains > 0 {
+            log::warn!(
+                "event ring: {} buffers are not one writable descriptor of 64 bytes",
+                delivered.bad_chains
+            );
+        }
+    }
+
+    fn deliver_to(&self, rings: &Rings) -> Delivered {
         let now = now_ns();
-        let delivered = rings.deliver(|| {
+        rings.deliver(|| {
             let mut message = None;
             let take = |next: &Message| {
                 message = Some(*next);
@@ -265,13 +288,7 @@ impl Device {
                 Ok(true) => message,
                 Ok(false) => None,
             }
-        });
-        if delivered.bad_chains > 0 {
-            log::warn!(
-                "event ring: {} buffers are not one writable descriptor of 64 bytes",
-                delivered.bad_chains
-            );
-        }
+        })
     }
 
     fn arm(&self) {

@@ -13,7 +13,10 @@ use std::{
 };
 
 use epoll::Events;
-use rustix::io::Errno;
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    io::Errno,
+};
 
 use super::{
     attach::{AttachSocket, Received},
@@ -21,6 +24,7 @@ use super::{
     device::{lock, Device},
     poller::{Interest, Ready, BATCH},
     shared_memory::SharedMemory,
+    wake::Wake,
 };
 use crate::{
     core::{AttachError, DeviceDesc, HoldError},
@@ -36,12 +40,24 @@ const TOKEN_TIMER: u64 = u64::MAX - 1;
 const TOKEN_ATTACH: u64 = u64::MAX - 2;
 /// Added to the type of a request, it is the type of the reply.
 const REPLY: u32 = 0x100;
+/// How long the thread may take to end.
+const END_LIMIT_S: i64 = 3;
 
 /// The engine as the other threads see it.
 pub struct Engine {
     device: Arc<Device>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    ended: Wake,
+}
+
+/// Says that the engine has ended, for whatever reason.
+struct SaysEnded(Wake);
+
+impl Drop for SaysEnded {
+    fn drop(&mut self) {
+        self.0.set();
+    }
 }
 
 #[derive(Default)]
@@ -61,6 +77,11 @@ impl Engine {
             .and_then(|()| poller.add(device.wake(), TOKEN_WAKE, Interest::Read))
             .map_err(failed("Cannot set up epoll"))?;
         let shared = Arc::new(Shared::default());
+        let ended = Wake::new().map_err(failed("Cannot create an eventfd"))?;
+        let says_ended = ended
+            .try_clone()
+            .map(SaysEnded)
+            .map_err(failed("Cannot create an eventfd"))?;
         let thread = {
             let worker = Worker {
                 device: device.clone(),
@@ -68,14 +89,23 @@ impl Engine {
             };
             thread::Builder::new()
                 .name("vsva-engine".to_owned())
-                .spawn(move || worker.run())
+                .spawn(move || {
+                    let _says_ended = says_ended;
+                    worker.run();
+                })
                 .map_err(failed("Cannot start the engine thread"))?
         };
         Ok(Engine {
             device,
             shared,
             thread: Some(thread),
+            ended,
         })
+    }
+
+    /// Set when the thread has ended.
+    pub fn ended(&self) -> &Wake {
+        &self.ended
     }
 
     /// Opens a new attach channel in place of the one there was; the result is the front end's end.
@@ -100,6 +130,16 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.device.wake().set();
+        // Whatever holds it, the process ends.
+        let mut fds = [PollFd::new(&self.ended, PollFlags::IN)];
+        let limit = Timespec {
+            tv_sec: END_LIMIT_S,
+            tv_nsec: 0,
+        };
+        if poll(&mut fds, Some(&limit)) != Ok(1) {
+            log::error!("the engine thread does not end");
+            return;
+        }
         if self
             .thread
             .take()
@@ -141,7 +181,10 @@ impl Worker {
 
     fn serve(&self, ready: Ready) {
         match ready.token {
-            TOKEN_WAKE => self.device.wake().clear(),
+            TOKEN_WAKE => {
+                self.device.wake().clear();
+                self.device.settle();
+            }
             TOKEN_TIMER => {
                 let mut expirations = [0; 8];
                 // Nothing to read: the timer has been set anew in the meantime.

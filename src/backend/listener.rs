@@ -8,7 +8,7 @@ use std::{
         fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
         unix::{
             fs::{FileTypeExt, MetadataExt},
-            net::{UnixListener, UnixStream},
+            net::UnixListener,
         },
     },
     path::{Path, PathBuf},
@@ -16,11 +16,17 @@ use std::{
 
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
-    net::{accept_with, sockopt, AddressFamily, SocketFlags, SocketType},
+    net::{
+        accept_with, connect, socket_with, sockopt, AddressFamily, SocketAddrUnix, SocketFlags,
+        SocketType,
+    },
 };
 
 use super::systemd;
 use crate::{config::Listen, error::Error, sys};
+
+/// Descriptors that serving a connection takes, with those that it brings.
+const CONNECTION_FDS: usize = 24;
 
 /// A listening socket, and its file if we have made it.
 pub struct Socket {
@@ -28,6 +34,8 @@ pub struct Socket {
     pub listener: vhost::vhost_user::Listener,
     fd: OwnedFd,
     file: Option<SocketFile>,
+    /// Given up for a moment to hang up on a connection when there is no other descriptor left.
+    spare: Option<OwnedFd>,
 }
 
 impl Socket {
@@ -49,20 +57,32 @@ impl Socket {
             .set_nonblocking(false)
             .and_then(|()| listener.as_fd().try_clone_to_owned());
         let fd = prepared.map_err(failed)?;
+        let spare = fd.try_clone().ok();
         Ok(Socket {
             listener: listener.into(),
             fd,
             file,
+            spare,
         })
     }
 
-    /// Hangs up on the connection that is waiting, if there still is one.
-    pub fn refuse(&self) {
+    /// Whether there are descriptors to serve a connection.
+    pub fn room_for_a_connection(&self) -> Result<(), Error> {
+        let room: io::Result<Vec<_>> = (0..CONNECTION_FDS).map(|_| self.fd.try_clone()).collect();
+        room.map(drop)
+            .map_err(Error::system("Cannot serve a connection"))
+    }
+
+    /// Hangs up on the connection that is waiting. Returns whether there is none any more.
+    pub fn refuse(&mut self) -> bool {
         let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
-        if poll(&mut fds, Some(&Timespec::default())) == Ok(1) {
-            // Whatever it says, there is nothing more to be done for that connection.
-            let _ = accept_with(&self.fd, SocketFlags::CLOEXEC);
+        if poll(&mut fds, Some(&Timespec::default())) != Ok(1) {
+            return true;
         }
+        self.spare = None;
+        let gone = accept_with(&self.fd, SocketFlags::CLOEXEC).is_ok();
+        self.spare = self.fd.try_clone().ok();
+        gone
     }
 
     /// The path of the socket file that is removed when this is dropped.
@@ -108,20 +128,34 @@ fn bind(path: &Path) -> Result<(UnixListener, SocketFile), Error> {
         Ok(file) if !file.file_type().is_socket() => {
             return Err(Error::NotASocket(path.to_owned()));
         }
-        // Left behind by a process that was killed, unless somebody answers.
-        Ok(_) => match UnixStream::connect(path) {
+        // Left behind by a process that was killed, unless somebody listens.
+        Ok(_) => match try_connect(path) {
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
                 fs::remove_file(path).map_err(failed)?;
             }
-            Ok(_) => return Err(Error::InUse(path.to_owned())),
+            // EAGAIN: as many as it takes are waiting to be accepted.
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(Error::InUse(path.to_owned()))
+            }
+            Ok(()) => return Err(Error::InUse(path.to_owned())),
             Err(e) => return Err(failed(e)),
         },
     }
     let listener = UnixListener::bind(path).map_err(failed)?;
-    let path = fs::canonicalize(path).map_err(failed)?;
-    let file = fs::symlink_metadata(&path).map_err(failed)?;
-    let identity = (file.dev(), file.ino());
-    Ok((listener, SocketFile { path, identity }))
+    let identify = |path: &Path| fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()));
+    // From here on a failure removes it.
+    let mut file = SocketFile {
+        path: path.to_owned(),
+        identity: identify(path).map_err(failed)?,
+    };
+    file.path = fs::canonicalize(path).map_err(failed)?;
+    Ok((listener, file))
+}
+
+fn try_connect(path: &Path) -> io::Result<()> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(connect(&socket, &SocketAddrUnix::new(path)?)?)
 }
 
 fn adopt(number: RawFd) -> Result<UnixListener, Error> {

@@ -4,8 +4,9 @@
 //!
 //! | Thread | Does |
 //! |---|---|
-//! | main | waits for connections and signals |
+//! | main | waits for connections and signals, interrupts calls that a peer blocks ([`guard`]) |
 //! | `vsva` | vhost-user requests; waits for the others only as long as what they have begun takes |
+//! | `vsva-wait` | the end of a connection |
 //! | `vring_worker` | messages of the portal ring, the answers and events that come of them |
 //! | `vsva-engine` | faults and the events that come of them, attach channel, deadline, event log |
 //! | `vsva-save`, `vsva-load` | the bytes of one state transfer |
@@ -14,11 +15,17 @@ mod adapter;
 mod attach;
 mod attachment;
 mod channel;
+mod connection;
 mod device;
 mod engine;
 mod event_log;
+mod eventfd;
 mod fault_channel;
+mod fd_kind;
+mod guard;
+mod link;
 mod listener;
+mod memory;
 mod poller;
 mod published;
 mod recover;
@@ -26,10 +33,12 @@ mod rings;
 mod server;
 mod shared_memory;
 mod state;
+mod state_channel;
 mod systemd;
 mod transfer;
 mod veventq;
 mod vevents;
+mod vring;
 mod wake;
 
 use std::sync::Arc;
@@ -45,6 +54,8 @@ struct Backend {
     engine: Engine,
     migration_blocking: bool,
     state_version: StateVersion,
+    /// Most bytes after the header of a state that fits.
+    state_limit: u64,
 }
 
 impl Backend {

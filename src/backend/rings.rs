@@ -5,15 +5,12 @@
 //! A ring is only touched with its lock held and while it is ready, so nothing is used or signalled
 //! any more once GET_VRING_BASE has made it not ready.
 
-use std::{
-    ops::Deref,
-    sync::{
-        atomic::{fence, AtomicBool, Ordering},
-        Arc,
-    },
+use std::sync::{
+    atomic::{fence, AtomicBool, Ordering},
+    Arc,
 };
 
-use vhost_user_backend::{VringMutex, VringState, VringT};
+use vhost_user_backend::{VringState, VringT};
 use virtio_bindings::virtio_ring::{
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT,
 };
@@ -25,12 +22,11 @@ use vm_memory::{
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::wire::{Message, MESSAGE_SIZE};
+use super::{eventfd::Call, link::Link, vring::Vring};
+use crate::wire::{Message, EVENT_RING, MESSAGE_SIZE, PORTAL_RING};
 
 /// The front end's ring memory.
 pub type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
-/// A ring, shared with the vhost-user library.
-pub type Vring = VringMutex<Memory>;
 
 /// The two rings of one connection.
 #[derive(Clone)]
@@ -38,6 +34,7 @@ pub struct Rings {
     portal: Vring,
     events: Vring,
     memory: Memory,
+    link: Arc<Link>,
     /// There were more messages than buffers.
     starving: Arc<AtomicBool>,
 }
@@ -50,12 +47,16 @@ pub struct PortalChain {
 }
 
 /// What a round over the event ring did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Default)]
 pub struct Delivered {
     /// Messages handed over.
     pub messages: usize,
     /// Buffers given back unused as they are no buffers for a message.
     pub bad_chains: u64,
+    /// There may be more, but one round is as long as the ring.
+    pub more: bool,
+    /// The front end wants to be told: [`Rings::notify`].
+    pub call: Option<Arc<Call>>,
 }
 
 /// As the ring has it.
@@ -70,11 +71,12 @@ enum Direction {
 
 impl Rings {
     /// The rings of a connection, in `memory`.
-    pub fn new(portal: Vring, events: Vring, memory: Memory) -> Self {
+    pub fn new(portal: Vring, events: Vring, memory: Memory, link: Arc<Link>) -> Self {
         Rings {
             portal,
             events,
             memory,
+            link,
             starving: Arc::default(),
         }
     }
@@ -84,35 +86,17 @@ impl Rings {
         self.starving.load(Ordering::Relaxed)
     }
 
-    /// Lets `work` have the chains of the portal ring, up to `limit` at a time, and gives them back,
-    /// until there are none or `work` says that it wants no more.
-    pub fn work_on_portal(
-        &self,
-        limit: usize,
-        chains: &mut Vec<PortalChain>,
-        mut work: impl FnMut(&[PortalChain]) -> bool,
-    ) {
-        loop {
-            self.take(limit, chains);
-            if chains.is_empty() {
-                return;
-            }
-            let go_on = work(chains);
-            self.complete(chains);
-            if !go_on {
-                return;
-            }
-        }
-    }
-
-    /// Takes chains; the front end need not kick until an attempt has found none.
-    fn take(&self, limit: usize, chains: &mut Vec<PortalChain>) {
+    /// Takes at most `limit` chains of the portal ring; the front end need not kick until an attempt
+    /// has found none.
+    pub fn take(&self, limit: usize, chains: &mut Vec<PortalChain>) {
         chains.clear();
         let memory = self.memory.memory();
         let mut ring = self.portal.get_mut();
+        let mut enabled = false;
         while ring.is_enabled() && chains.len() < limit {
             let Some(head) = next_head(&mut ring, &memory) else {
-                if chains.is_empty() && more_after_enabling(&mut ring, &memory) {
+                if chains.is_empty() && !enabled && more_after_enabling(&mut ring, &memory) {
+                    enabled = true;
                     continue;
                 }
                 break;
@@ -129,31 +113,42 @@ impl Rings {
         }
     }
 
-    fn complete(&self, chains: &[PortalChain]) {
+    /// Gives chains of the portal ring back. What it returns is for [`Self::notify`].
+    pub fn complete(&self, chains: &[PortalChain]) -> Option<Arc<Call>> {
         let memory = self.memory.memory();
         let mut ring = self.portal.get_mut();
         for chain in chains {
             add_used(&mut ring, &memory, chain.head, 0);
         }
-        signal(&ring, &memory);
+        let wanted = !chains.is_empty() && wants_call(&ring, &memory);
+        wanted.then(|| self.portal.call()).flatten()
     }
 
-    /// Moves messages from `next` to the event ring while there are both, and tells the front end
-    /// once.
+    /// Moves messages from `next` to the event ring while there are both, and at most as many as the
+    /// ring has buffers.
     pub fn deliver(&self, mut next: impl FnMut() -> Option<Message>) -> Delivered {
         let memory = self.memory.memory();
         let mut ring = self.events.get_mut();
         let mut done = Delivered::default();
         let mut starving = self.starving();
+        let mut enabled = false;
+        let mut left = ring.get_queue().size();
         while ring.is_enabled() {
+            if left == 0 {
+                done.more = true;
+                break;
+            }
             let Some(head) = next_head(&mut ring, &memory) else {
                 // Only now is a kick for a new buffer worth its price.
                 starving = true;
-                if more_after_enabling(&mut ring, &memory) {
+                if !enabled && more_after_enabling(&mut ring, &memory) {
+                    enabled = true;
                     continue;
                 }
                 break;
             };
+            enabled = false;
+            left -= 1;
             let Some(address) = buffer(&ring, &memory, head, Direction::Writable) else {
                 done.bad_chains += 1;
                 add_used(&mut ring, &memory, head, 0);
@@ -175,10 +170,27 @@ impl Rings {
         if !starving {
             silence(&mut ring, &memory);
         }
-        if done != Delivered::default() {
-            signal(&ring, &memory);
+        let used = done.messages > 0 || done.bad_chains > 0;
+        if used && wants_call(&ring, &memory) {
+            done.call = self.events.call();
         }
         done
+    }
+
+    /// Tells the front end that chains have been used. Must not be called with a lock held.
+    pub fn notify(&self, call: Option<Arc<Call>>) {
+        if let Some(Err(e)) = call.map(|call| call.notify()) {
+            self.link.fail(&format!("cannot signal the front end: {e}"));
+        }
+    }
+
+    /// Waits until the front end is not being told about a ring any more. It is not ready any more.
+    pub fn calls_at_rest(&self, index: u16) {
+        match index {
+            PORTAL_RING => self.portal.calls_at_rest(),
+            EVENT_RING => self.events.calls_at_rest(),
+            _ => {}
+        }
     }
 
     /// Whether a ring is being served.
@@ -261,19 +273,10 @@ fn add_used(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap, head: u16, 
     }
 }
 
-fn signal(ring: &VringState<Memory>, memory: &impl Deref<Target = GuestMemoryMmap>) {
+fn wants_call(ring: &VringState<Memory>, memory: &GuestMemoryMmap) -> bool {
     // The used index must be visible before the front end's wish is read.
     fence(Ordering::SeqCst);
-    let unwanted = memory
-        .load::<u16>(
-            GuestAddress(ring.get_queue().avail_ring()),
-            Ordering::Relaxed,
-        )
-        .is_ok_and(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0);
-    if unwanted {
-        return;
-    }
-    if let Err(e) = ring.signal_used_queue() {
-        log::error!("cannot signal the front end: {e}");
-    }
+    let avail = GuestAddress(ring.get_queue().avail_ring());
+    let flags = memory.load::<u16>(avail, Ordering::Relaxed);
+    !flags.is_ok_and(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0)
 }

@@ -3,45 +3,63 @@
 //! The life of the process: set-up, one connection after the other, the end.
 
 use std::{
-    fs::OpenOptions,
+    fs::{File, OpenOptions},
     io,
-    os::fd::AsFd,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::Path,
     sync::Arc,
-    thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use rustix::{
-    event::{poll, PollFd, PollFlags},
+    event::{poll, PollFd, PollFlags, Timespec},
+    fs::{fcntl_getfl, fcntl_setfl, OFlags},
     net::getsockname,
     process::{getrlimit, setrlimit, Resource, Rlimit},
 };
-use vhost::vhost_user::Error as VhostUserError;
-use vhost_user_backend::{ShutdownHandle, VhostUserDaemon};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
 use super::{
-    adapter::Adapter,
+    connection::Connection,
     device::Device,
     engine::Engine,
     event_log::{EventLog, Step},
+    guard,
     listener::Socket,
     systemd::Notifier,
     wake::Wake,
     Backend,
 };
-use crate::{config::Config, core::Limits, error::Error, sandbox, sys::SignalFd};
+use crate::{
+    config::Config,
+    core::Limits,
+    error::Error,
+    sandbox,
+    state::state_limit,
+    sys::{self, SignalFd},
+};
 
 /// What `--print-capabilities` prints.
 pub const CAPABILITIES: &str =
     r#"{"type": "vsva", "features": ["migration-blocking", "device-state"]}"#;
 
+/// How long a connection may take to end, when the process is to end.
+const END_LIMIT: Duration = Duration::from_secs(3);
+/// Before another attempt to get a descriptor.
+const REST: Duration = Duration::from_millis(100);
+
 /// Serves until SIGTERM or SIGINT.
 pub fn run(config: &Config) -> Result<(), Error> {
+    // A file that has become too large is an error of the write, not the end of the process.
+    sys::block_signals(&[libc::SIGXFSZ]).map_err(Error::system("Cannot set up signals"))?;
     let mut socket = Socket::open(config.listen.as_ref())?;
     // Blocked in all threads, as none has been started yet.
     let signals = SignalFd::new(&[libc::SIGTERM, libc::SIGINT])
         .map_err(Error::system("Cannot set up signals"))?;
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
+    let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
     let log = open_event_log(config, &wake)?;
     let address = getsockname(&socket);
     let notifier = Notifier::connect();
@@ -57,26 +75,39 @@ pub fn run(config: &Config) -> Result<(), Error> {
         engine: Engine::start(device)?,
         migration_blocking: config.migration_blocking,
         state_version: config.state_version,
+        state_limit: state_limit(config.limits.max_devices, config.limits.max_pending),
     });
+    let waiter = Waiter {
+        guard,
+        signals: &signals,
+        engine_ended: backend.engine.ended(),
+    };
     log.step(|| Step::Listening);
     notifier.ready();
-    while wait_for(&socket, &signals)? == Woken::Ready {
+    while waiter.wait(Some(socket.as_fd()))? == Woken::Ready {
         let connection = match Connection::start(&backend, &mut socket) {
             Ok(connection) => connection,
             Err(e) => {
-                log::error!("{e}");
-                socket.refuse();
+                log::error!("{e}; is the limit of open files too low?");
+                if !socket.refuse() && waiter.wait_until(None, Some(REST), true)? != Woken::Late {
+                    break;
+                }
                 continue;
             }
         };
         log.step(|| Step::Connected);
-        let woken = wait_for(&connection.done, &signals)?;
-        if woken == Woken::Signal {
-            connection.shutdown.shutdown();
+        let done = connection.done.as_fd();
+        let woken = waiter.wait(Some(done));
+        if !matches!(woken, Ok(Woken::Ready)) {
+            connection.end();
+            if waiter.wait_until(Some(done), Some(END_LIMIT), false)? == Woken::Late {
+                log::error!("the connection does not end, the process ends without it");
+                break;
+            }
         }
         connection.join();
         log.step(|| Step::Disconnected);
-        if woken == Woken::Signal {
+        if woken? == Woken::Signal {
             break;
         }
     }
@@ -92,12 +123,25 @@ fn open_event_log(config: &Config, wake: &Wake) -> Result<EventLog, Error> {
         path: path.clone(),
         source,
     };
-    let file = OpenOptions::new()
+    let file = open_log_file(path).map_err(failed)?;
+    Ok(EventLog::new(file, wake.try_clone().map_err(failed)?))
+}
+
+/// Opens a file to append to, or a FIFO, without waiting for its reader.
+fn open_log_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
         .create(true)
         .append(true)
-        .open(path)
-        .map_err(failed)?;
-    Ok(EventLog::new(file, wake.try_clone().map_err(failed)?))
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = match options.open(path) {
+        // A FIFO that nobody reads yet; its own reader, the process has one.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path)?,
+        result => result?,
+    };
+    // The thread that writes to it may wait.
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 /// Sees to it that as many devices as are allowed can be attached.
@@ -125,90 +169,68 @@ fn raise_descriptor_limit(limits: Limits) {
 enum Woken {
     Ready,
     Signal,
+    Late,
 }
 
-fn wait_for(what: &impl AsFd, signals: &SignalFd) -> Result<Woken, Error> {
-    let mut fds = [
-        PollFd::new(what, PollFlags::IN),
-        PollFd::new(signals, PollFlags::IN),
-    ];
-    loop {
-        match poll(&mut fds, None) {
-            Ok(_) if !fds[1].revents().is_empty() => return Ok(Woken::Signal),
-            Ok(_) => return Ok(Woken::Ready),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => {
-                return Err(Error::system("Cannot wait for a connection")(
-                    io::Error::from(e),
-                ))
+/// How the main thread waits: it ticks for the guard meanwhile.
+struct Waiter<'a> {
+    guard: &'a Wake,
+    signals: &'a SignalFd,
+    engine_ended: &'a Wake,
+}
+
+impl Waiter<'_> {
+    /// Waits for a descriptor to be readable or a signal to come.
+    fn wait(&self, what: Option<BorrowedFd<'_>>) -> Result<Woken, Error> {
+        self.wait_until(what, None, true)
+    }
+
+    /// What is not waited for leaves its place to the guard.
+    fn place<'a>(&'a self, wanted: bool, fd: BorrowedFd<'a>) -> PollFd<'a> {
+        let fd = if wanted { fd } else { self.guard.as_fd() };
+        PollFd::from_borrowed_fd(fd, PollFlags::IN)
+    }
+
+    /// Waits for a time at most; `heed`: a signal or the end of the engine ends it as well.
+    fn wait_until(
+        &self,
+        what: Option<BorrowedFd<'_>>,
+        limit: Option<Duration>,
+        heed: bool,
+    ) -> Result<Woken, Error> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut ticking = true;
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Woken::Late);
+            }
+            let timeout = match (ticking, left) {
+                (true, left) => Some(left.unwrap_or(guard::PERIOD).min(guard::PERIOD)),
+                (false, left) => left,
+            };
+            let timeout = timeout.map(|timeout| Timespec {
+                tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(timeout.subsec_nanos()),
+            });
+            let mut fds = [
+                self.place(heed, self.signals.as_fd()),
+                self.place(heed, self.engine_ended.as_fd()),
+                self.place(what.is_some(), what.unwrap_or(self.guard.as_fd())),
+                self.place(false, self.guard.as_fd()),
+            ];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) => ticking = guard::tick(),
+                Ok(_) if heed && !fds[0].revents().is_empty() => return Ok(Woken::Signal),
+                Ok(_) if heed && !fds[1].revents().is_empty() => return Err(Error::EngineEnded),
+                Ok(_) if what.is_some() && !fds[2].revents().is_empty() => return Ok(Woken::Ready),
+                Ok(_) => {
+                    self.guard.clear();
+                    ticking = true;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::system("Cannot wait")(io::Error::from(e))),
             }
         }
-    }
-}
-
-/// A connection being served.
-struct Connection {
-    shutdown: ShutdownHandle,
-    /// Readable when the connection has ended.
-    done: Wake,
-    thread: JoinHandle<()>,
-}
-
-impl Connection {
-    /// Accepts the connection that is waiting.
-    fn start(backend: &Arc<Backend>, socket: &mut Socket) -> Result<Self, Error> {
-        let failed = Error::system;
-        let done = Wake::new().map_err(failed("Cannot create an eventfd"))?;
-        let finished = done
-            .try_clone()
-            .map_err(failed("Cannot create an eventfd"))?;
-        // Both ends count the messages of a new connection's rings from 1.
-        backend.device.step(|core, _| core.rings_reset());
-        let memory = GuestMemoryAtomic::new(GuestMemoryMmap::new());
-        let adapter = Arc::new(Adapter::new(backend.clone(), memory.clone()));
-        let mut daemon = VhostUserDaemon::new("vsva".to_owned(), adapter.clone(), memory)?;
-        daemon.start(&mut socket.listener)?;
-        let shutdown = daemon.shutdown_handle().ok_or_else(|| {
-            Error::system("Cannot serve the connection")(io::ErrorKind::NotConnected.into())
-        })?;
-        adapter.set_shutdown(shutdown.clone());
-        let device = backend.device.clone();
-        let thread = thread::Builder::new()
-            .name("vsva-wait".to_owned())
-            .spawn(move || {
-                report(daemon.wait());
-                // Events are kept for the next connection from now on.
-                device.forget_rings();
-                // Ends the worker, so nothing of this connection runs when the next one starts.
-                drop(daemon);
-                // The worker may have started the rings in its last moments.
-                device.forget_rings();
-                // What is in it is the front end's, which may have gone.
-                device.share(None);
-                adapter.end();
-                finished.set();
-            })
-            .map_err(failed("Cannot start a thread"))?;
-        Ok(Connection {
-            shutdown,
-            done,
-            thread,
-        })
-    }
-
-    fn join(self) {
-        if self.thread.join().is_err() {
-            log::error!("a connection's thread has panicked");
-        }
-    }
-}
-
-fn report(result: Result<(), vhost_user_backend::Error>) {
-    use vhost_user_backend::Error::HandleRequest;
-    match result {
-        Ok(()) | Err(HandleRequest(VhostUserError::Disconnected)) => {
-            log::info!("the front end has disconnected");
-        }
-        Err(e) => log::error!("the connection has ended: {e}"),
     }
 }

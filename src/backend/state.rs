@@ -11,16 +11,13 @@ use vhost::vhost_user::message::VhostTransferStateDirection;
 
 use super::{
     event_log::Step,
-    transfer::{Transfer, TransferError, Transferred},
+    transfer::{Direction, Loaded, Transfer, TransferError, Transferred},
     Backend,
 };
 use crate::{
     core::{RestoreError, SnapshotError},
-    state::{self, DecodeError},
+    state::DecodeError,
 };
-
-/// Header of the stream.
-const HEADER: usize = 40;
 
 /// Why a state could not be saved or loaded.
 #[derive(Debug, Error)]
@@ -50,9 +47,14 @@ pub fn begin(
         VhostTransferStateDirection::SAVE => save(backend, transfer, file)
             .inspect_err(|e| failed(backend, e, |error| Step::SaveFailed { error })),
         VhostTransferStateDirection::LOAD => {
-            let limit = HEADER + usize::try_from(state::STATE_MAX).unwrap_or(usize::MAX - HEADER);
+            let version = backend.state_version;
+            let limit = backend.state_limit;
             transfer
-                .load(file, limit)
+                .load(file, move |channel| {
+                    let data = version.decode_within(limit, &mut *channel)?;
+                    let bytes = channel.received();
+                    Ok(Loaded { data, bytes })
+                })
                 .map_err(StateError::from)
                 .inspect_err(|e| failed(backend, e, |error| Step::LoadFailed { error }))
         }
@@ -61,19 +63,20 @@ pub fn begin(
 
 /// CHECK_DEVICE_STATE: collects the result, and applies the state that has come in.
 pub fn finish(backend: &Backend, transfer: &Transfer) -> Result<(), StateError> {
-    match transfer.check() {
-        Ok(Transferred::Saved(bytes)) => {
+    let (direction, result) = transfer.check();
+    let result = result.and_then(|transferred| match transferred {
+        Transferred::Saved(bytes) => {
             log::info!("state saved, {bytes} bytes");
             Ok(())
         }
-        Ok(Transferred::Received(bytes)) => load(backend, &bytes)
-            .inspect_err(|e| failed(backend, e, |error| Step::LoadFailed { error })),
-        Err(e) => {
-            let e = StateError::from(e);
-            failed(backend, &e, |error| Step::SaveFailed { error });
-            Err(e)
-        }
-    }
+        Transferred::Received(loaded) => load(backend, &loaded),
+    });
+    result.inspect_err(|e| {
+        failed(backend, e, |error| match direction {
+            Some(Direction::Load) => Step::LoadFailed { error },
+            Some(Direction::Save) | None => Step::SaveFailed { error },
+        });
+    })
 }
 
 fn failed(backend: &Backend, e: &StateError, step: impl FnOnce(String) -> Step) {
@@ -93,19 +96,12 @@ fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateE
     Ok(())
 }
 
-fn load(backend: &Backend, bytes: &[u8]) -> Result<(), StateError> {
-    let data = backend.state_version.decode(bytes)?;
-    backend.device.step(|core, now| core.restore(&data, now))?;
-    log::info!(
-        "state loaded, {} bytes, {} submissions",
-        bytes.len(),
-        data.pending.len()
-    );
-    let pending = data.pending.len();
-    backend.device.log.step(|| Step::Load {
-        bytes: bytes.len(),
-        pending,
-    });
+fn load(backend: &Backend, loaded: &Loaded) -> Result<(), StateError> {
+    let Loaded { data, bytes } = loaded;
+    backend.device.step(|core, now| core.restore(data, now))?;
+    let (bytes, pending) = (*bytes, data.pending.len());
+    log::info!("state loaded, {bytes} bytes, {pending} submissions");
+    backend.device.log.step(|| Step::Load { bytes, pending });
     backend.device.settle();
     Ok(())
 }

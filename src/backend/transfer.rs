@@ -8,30 +8,28 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::OwnedFd,
     sync::{
-        mpsc::{channel, Receiver, RecvTimeoutError},
-        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{sync_channel, Receiver, RecvTimeoutError},
+        Arc, Mutex,
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{eventfd, poll, PollFd, PollFlags, Timespec},
-    fs::{fcntl_getfl, fcntl_setfl, OFlags},
-    io::{fcntl_setfd, FdFlags},
-};
+use rustix::event::{eventfd, EventfdFlags};
 use thiserror::Error;
 
-/// A transfer that moves nothing for this long has failed.
-const IDLE_LIMIT: Timespec = Timespec {
-    tv_sec: 30,
-    tv_nsec: 0,
-};
+use super::{device::lock, state::StateError, state_channel::Channel};
+use crate::state::StateData;
+
 /// By the time of CHECK_DEVICE_STATE the front end has closed its end, so little is left to wait for.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
-const CHUNK: usize = 64 * 1024;
+/// A thread that the front end's descriptor does not block ends at once when it is told to.
+const CANCEL_LIMIT: Duration = Duration::from_secs(1);
+/// Threads of transfers, at most, with those that did not end when they were told to.
+const THREADS_MAX: usize = 16;
 
 /// Why a transfer failed.
 #[derive(Debug, Error)]
@@ -45,9 +43,9 @@ pub enum TransferError {
     /// The front end keeps its end open.
     #[error("the front end checks the state before it has closed its end of the channel")]
     Unfinished,
-    /// The stream is too long.
-    #[error("the state is longer than {0} bytes")]
-    TooLong(usize),
+    /// Front ends keep the threads of former transfers blocked.
+    #[error("{0} state transfers of before are blocked by the descriptors they were given")]
+    LeftBehind(usize),
     /// The descriptor failed.
     #[error("cannot transfer the state: {0}")]
     Io(#[from] io::Error),
@@ -65,25 +63,37 @@ pub enum Transferred {
     /// The state has been handed over; its length.
     Saved(usize),
     /// The state that came in.
-    Received(Vec<u8>),
+    Received(Loaded),
 }
 
-type Outcome = Result<Transferred, TransferError>;
+/// A state that came in.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub data: StateData,
+    /// Length of the stream.
+    pub bytes: usize,
+}
 
+type Outcome = Result<Transferred, StateError>;
+
+/// A transfer under way. Nobody waits for the end of its thread without a bound: whatever is behind
+/// the front end's descriptor may block it.
 struct Running {
-    cancel: OwnedFd,
-    outcome: Receiver<Outcome>,
+    cancel: Arc<OwnedFd>,
+    /// Taken by who waits for it.
+    outcome: Option<Receiver<Outcome>>,
+    direction: Direction,
     thread: JoinHandle<()>,
 }
 
-impl Running {
-    fn cancel(self) {
-        // The counter of an eventfd has room for the one write it gets.
-        let _ = rustix::io::write(&self.cancel, &1u64.to_ne_bytes());
-        if self.thread.join().is_err() {
-            log::error!("the state transfer thread has panicked");
-        }
-    }
+/// What a transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of this process.
+    Save,
+    /// Into it.
+    Load,
 }
 
 /// The one transfer that there may be at a time.
@@ -93,85 +103,114 @@ pub struct Transfer(Mutex<Option<Running>>);
 impl Transfer {
     /// Starts to write `state`.
     pub fn save(&self, file: File, state: Vec<u8>) -> Result<(), TransferError> {
-        self.start("vsva-save", file, move |file, cancel| {
-            write_all(file, cancel, &state)?;
+        self.start("vsva-save", Direction::Save, file, move |channel| {
+            channel.write_all(&state)?;
             Ok(Transferred::Saved(state.len()))
         })
     }
 
-    /// Starts to read at most `limit` bytes up to the end of the file.
-    pub fn load(&self, file: File, limit: usize) -> Result<(), TransferError> {
-        self.start("vsva-load", file, move |file, cancel| {
-            read_all(file, cancel, limit).map(Transferred::Received)
+    /// Starts to read a state up to the end of the file; `decode` looks at it as it comes.
+    pub fn load(
+        &self,
+        file: File,
+        decode: impl FnOnce(&mut Channel) -> Result<Loaded, StateError> + Send + 'static,
+    ) -> Result<(), TransferError> {
+        self.start("vsva-load", Direction::Load, file, move |channel| {
+            let decoded = decode(channel);
+            if decoded.is_err() {
+                // Read on, so that the front end learns of it by its check, not by a broken pipe.
+                channel.skip_rest();
+            }
+            decoded.map(Transferred::Received)
         })
     }
 
     /// The result of the transfer that has been started before.
-    pub fn check(&self) -> Outcome {
-        let running = self.slot().take().ok_or(TransferError::NoTransfer)?;
-        match running.outcome.recv_timeout(CHECK_LIMIT) {
-            Ok(outcome) => {
-                running.cancel();
-                outcome
+    pub fn check(&self) -> (Option<Direction>, Outcome) {
+        let (outcome, direction) = {
+            let mut slot = lock(&self.0);
+            let Some(running) = slot.as_mut() else {
+                return (None, Err(TransferError::NoTransfer.into()));
+            };
+            (running.outcome.take(), running.direction)
+        };
+        let result = match outcome.map(|outcome| outcome.recv_timeout(CHECK_LIMIT)) {
+            Some(Ok(result)) => result,
+            Some(Err(RecvTimeoutError::Timeout)) => Err(TransferError::Unfinished.into()),
+            Some(Err(RecvTimeoutError::Disconnected)) | None => {
+                Err(TransferError::Cancelled.into())
             }
-            Err(RecvTimeoutError::Timeout) => {
-                running.cancel();
-                Err(TransferError::Unfinished)
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                running.cancel();
-                Err(TransferError::Cancelled)
-            }
+        };
+        self.cancel();
+        (Some(direction), result)
+    }
+
+    /// Lets the transfer end soon; who waits for its result gets an error.
+    pub fn stop(&self) {
+        if let Some(running) = lock(&self.0).as_ref() {
+            running.stop();
         }
     }
 
-    /// Stops the transfer that is under way, if there is one.
+    /// Ends the transfer that is under way, if there is one, and gives it some time to do so.
     pub fn cancel(&self) {
-        if let Some(running) = self.slot().take() {
-            running.cancel();
+        let Some(running) = lock(&self.0).take() else {
+            return;
+        };
+        running.stop();
+        let deadline = Instant::now() + CANCEL_LIMIT;
+        while !running.thread.is_finished() {
+            if Instant::now() > deadline {
+                log::error!("the front end's state channel blocks: its thread is left to itself");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
         }
-    }
-
-    fn slot(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn start(
         &self,
         name: &str,
+        direction: Direction,
         file: File,
-        work: impl FnOnce(&File, &OwnedFd) -> Outcome + Send + 'static,
+        work: impl FnOnce(&mut Channel) -> Outcome + Send + 'static,
     ) -> Result<(), TransferError> {
-        let mut slot = self.slot();
+        let mut slot = lock(&self.0);
         if slot
             .as_ref()
             .is_some_and(|running| !running.thread.is_finished())
         {
             return Err(TransferError::Busy);
         }
-        // Received descriptors are not close-on-exec, and a copy of this one would hide the end of
-        // the stream from the front end.
-        fcntl_setfd(&file, FdFlags::CLOEXEC).map_err(io::Error::from)?;
-        let flags = fcntl_getfl(&file).map_err(io::Error::from)?;
-        fcntl_setfl(&file, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
-        let cancel = eventfd(0, rustix::event::EventfdFlags::CLOEXEC).map_err(io::Error::from)?;
-        let cancelled = cancel.try_clone()?;
-        let (sender, outcome) = channel();
+        let left = LeftBehind::enter()?;
+        let cancel = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let cancel = Arc::new(cancel.map_err(io::Error::from)?);
+        let mut channel = Channel::new(OwnedFd::from(file), cancel.clone())?;
+        let (sender, outcome) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                let result = work(&file, &cancelled);
+                let _left = left;
+                let result = work(&mut channel);
                 // The end of the stream, before anybody learns that it is complete.
-                drop(file);
+                drop(channel);
                 // Nobody listens any more only if the transfer was cancelled.
                 let _ = sender.send(result);
             })?;
         *slot = Some(Running {
             cancel,
-            outcome,
+            outcome: Some(outcome),
+            direction,
             thread,
         });
         Ok(())
+    }
+}
+
+impl Running {
+    fn stop(&self) {
+        // Full: it is set already.
+        let _ = rustix::io::write(&*self.cancel, &1u64.to_ne_bytes());
     }
 }
 
@@ -181,46 +220,24 @@ impl Drop for Transfer {
     }
 }
 
-fn wait(file: &File, cancel: &OwnedFd, what: PollFlags) -> Result<(), TransferError> {
-    let mut fds = [
-        PollFd::new(file, what),
-        PollFd::from_borrowed_fd(cancel.as_fd(), PollFlags::IN),
-    ];
-    loop {
-        match poll(&mut fds, Some(&IDLE_LIMIT)) {
-            Ok(0) => return Err(TransferError::Idle(IDLE_LIMIT.tv_sec)),
-            Ok(_) if !fds[1].revents().is_empty() => return Err(TransferError::Cancelled),
-            Ok(_) => return Ok(()),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(io::Error::from(e).into()),
+/// Counts the threads of all transfers, so that those that are left to themselves stay few.
+struct LeftBehind;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+impl LeftBehind {
+    fn enter() -> Result<Self, TransferError> {
+        if THREADS.fetch_add(1, Ordering::AcqRel) >= THREADS_MAX {
+            THREADS.fetch_sub(1, Ordering::AcqRel);
+            return Err(TransferError::LeftBehind(THREADS_MAX));
         }
+        Ok(LeftBehind)
     }
 }
 
-fn write_all(file: &File, cancel: &OwnedFd, mut state: &[u8]) -> Result<(), TransferError> {
-    while !state.is_empty() {
-        match rustix::io::write(file, state) {
-            Ok(count) => state = &state[count..],
-            Err(rustix::io::Errno::AGAIN) => wait(file, cancel, PollFlags::OUT)?,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(io::Error::from(e).into()),
-        }
-    }
-    Ok(())
-}
-
-fn read_all(file: &File, cancel: &OwnedFd, limit: usize) -> Result<Vec<u8>, TransferError> {
-    let mut state = Vec::new();
-    let mut chunk = vec![0; CHUNK];
-    loop {
-        match rustix::io::read(file, &mut chunk[..]) {
-            Ok(0) => return Ok(state),
-            Ok(count) if state.len() + count > limit => return Err(TransferError::TooLong(limit)),
-            Ok(count) => state.extend_from_slice(&chunk[..count]),
-            Err(rustix::io::Errno::AGAIN) => wait(file, cancel, PollFlags::IN)?,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(io::Error::from(e).into()),
-        }
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        THREADS.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -238,6 +255,15 @@ mod tests {
         (ours, File::from(OwnedFd::from(theirs)))
     }
 
+    fn count(channel: &mut Channel) -> Result<Loaded, StateError> {
+        let mut all = Vec::new();
+        channel.read_to_end(&mut all).map_err(TransferError::from)?;
+        Ok(Loaded {
+            data: StateData::default(),
+            bytes: all.len(),
+        })
+    }
+
     #[test]
     fn test_save_larger_than_the_channel_arrives_whole() {
         let (mut peer, file) = pair();
@@ -247,17 +273,19 @@ mod tests {
         let mut received = Vec::new();
         peer.read_to_end(&mut received).unwrap();
         assert_eq!(received, state);
-        assert!(matches!(transfer.check(), Ok(Transferred::Saved(n)) if n == state.len()));
+        let result = transfer.check().1;
+        assert!(matches!(result, Ok(Transferred::Saved(n)) if n == state.len()));
     }
 
     #[test]
-    fn test_load_beyond_the_limit_is_refused() {
+    fn test_load_that_is_refused_reads_on_so_that_the_peer_can_finish() {
         let (mut peer, file) = pair();
         let transfer = Transfer::default();
-        transfer.load(file, 10).unwrap();
-        peer.write_all(&[0; 11]).unwrap();
+        let refuse = |_: &mut Channel| Err(StateError::from(TransferError::NoTransfer));
+        transfer.load(file, refuse).unwrap();
+        peer.write_all(&vec![0; 1 << 20]).unwrap();
         drop(peer);
-        assert!(matches!(transfer.check(), Err(TransferError::TooLong(10))));
+        transfer.check().1.unwrap_err();
     }
 
     #[test]
@@ -265,18 +293,19 @@ mod tests {
         let (peer, file) = pair();
         let (_other_peer, other) = pair();
         let transfer = Transfer::default();
-        transfer.load(file, 10).unwrap();
-        assert!(matches!(transfer.load(other, 10), Err(TransferError::Busy)));
+        transfer.load(file, count).unwrap();
+        let second = transfer.load(other, count);
+        assert!(matches!(second, Err(TransferError::Busy)));
         drop(peer);
-        assert!(matches!(transfer.check(), Ok(Transferred::Received(s)) if s.is_empty()));
+        let result = transfer.check().1;
+        assert!(matches!(result, Ok(Transferred::Received(s)) if s.bytes == 0));
     }
 
     #[test]
     fn test_check_without_transfer_is_an_error() {
-        assert!(matches!(
-            Transfer::default().check(),
-            Err(TransferError::NoTransfer)
-        ));
+        let (direction, result) = Transfer::default().check();
+        assert_eq!(direction, None);
+        result.unwrap_err();
     }
 
     #[test]
@@ -285,14 +314,16 @@ mod tests {
         drop(peer);
         let transfer = Transfer::default();
         transfer.save(file, vec![0; 100]).unwrap();
-        assert!(matches!(transfer.check(), Err(TransferError::Io(_))));
+        let (direction, result) = transfer.check();
+        assert_eq!(direction, Some(Direction::Save));
+        result.unwrap_err();
     }
 
     #[test]
     fn test_drop_with_a_transfer_under_way_ends_it() {
         let (_peer, file) = pair();
         let transfer = Transfer::default();
-        transfer.load(file, 10).unwrap();
+        transfer.load(file, count).unwrap();
         drop(transfer);
     }
 }

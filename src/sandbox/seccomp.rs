@@ -95,6 +95,8 @@ const PLAIN: &[i64] = &[
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_writev,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev2,
     libc::SYS_recvfrom,
     libc::SYS_sendto,
     // vhost-user and attach channel, both with descriptors.
@@ -103,6 +105,9 @@ const PLAIN: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_shutdown,
     // What kind of descriptor it is.
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_readlink,
+    libc::SYS_readlinkat,
     libc::SYS_fstat,
     libc::SYS_fstatfs,
     libc::SYS_getsockopt,

@@ -9,15 +9,16 @@ use super::format::{
     section_name, DeviceRecord, GeneralRecord, Header, SectionHeader, COUNTERS, DEVICES, GENERAL,
     HEADER_CRC_END, MAGIC, PENDING, SECTION_MANDATORY,
 };
-use super::{DecodeError, DeviceState, General, StateData, StateVersion, STATE_MAX};
+use super::{DecodeError, DeviceState, General, StateData, StateVersion};
 use crate::wire::{Message, U64};
 
 pub(super) fn decode(
     version: &StateVersion,
+    limit: u64,
     mut stream: impl Read,
 ) -> Result<StateData, DecodeError> {
     let header = read_header(&mut stream)?;
-    check_header(version, &header)?;
+    check_header(version, limit, &header)?;
     let body = read_body(stream, header.length.get())?;
     let computed = crc32c::crc32c(&body);
     let stored = header.body_crc.get();
@@ -39,7 +40,7 @@ fn read_header(stream: &mut impl Read) -> Result<Header, DecodeError> {
     })
 }
 
-fn check_header(reader: &StateVersion, header: &Header) -> Result<(), DecodeError> {
+fn check_header(reader: &StateVersion, limit: u64, header: &Header) -> Result<(), DecodeError> {
     if header.magic != MAGIC {
         return Err(DecodeError::Magic);
     }
@@ -66,8 +67,8 @@ fn check_header(reader: &StateVersion, header: &Header) -> Result<(), DecodeErro
         });
     }
     let length = header.length.get();
-    if length > STATE_MAX {
-        return Err(DecodeError::TooLong { length });
+    if length > limit {
+        return Err(DecodeError::TooLong { length, limit });
     }
     Ok(())
 }

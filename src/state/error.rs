@@ -5,14 +5,12 @@ use std::io;
 
 use thiserror::Error;
 
-use super::STATE_MAX;
-
 /// A state stream cannot be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DecodeError {
     /// Reading failed.
-    #[error("cannot read the state stream")]
+    #[error("cannot read the state stream: {0}")]
     Read(#[source] io::Error),
     /// The stream ended within the header.
     #[error("state stream ends after {found} bytes, within its header of {expected} bytes")]
@@ -65,10 +63,12 @@ pub enum DecodeError {
         supported: u16,
     },
     /// The stream is too long.
-    #[error("state stream announces {length} bytes, more than the limit of {STATE_MAX}")]
+    #[error("state stream announces {length} bytes, more than the {limit} that can be needed here; is --max-pending smaller than at the source?")]
     TooLong {
         /// Bytes announced.
         length: u64,
+        /// Bytes that a state which fits can have.
+        limit: u64,
     },
     /// The stream ended too early.
     #[error("state stream ends after {found} of {expected} bytes of its body")]

@@ -27,6 +27,17 @@ pub const STATE_VERSION: u16 = 1;
 pub const STATE_COMPAT: u16 = 1;
 /// Most bytes after the header.
 pub const STATE_MAX: u64 = 64 << 20;
+/// Most bytes after the header of a state with so many devices and submissions. Sections that this
+/// version does not know have room for as much again as everything but the submissions.
+pub fn state_limit(devices: u32, pending: u32) -> u64 {
+    let known = size_of::<format::SectionHeader>() * 4
+        + size_of::<format::GeneralRecord>()
+        + size_of::<[u64; 8]>();
+    let devices = u64::from(devices) * size_of::<format::DeviceRecord>() as u64;
+    let pending = u64::from(pending) * size_of::<Message>() as u64;
+    pending + 2 * (devices + known as u64) + 4096
+}
+
 /// Size of the header.
 pub const STATE_HEADER_SIZE: usize = size_of::<format::Header>();
 
@@ -97,7 +108,12 @@ impl StateVersion {
 
     /// Reads a state stream to its end.
     pub fn decode(&self, stream: impl Read) -> Result<StateData, DecodeError> {
-        decode::decode(self, stream)
+        self.decode_within(STATE_MAX, stream)
+    }
+
+    /// Reads a state stream to its end, unless its header announces more than `limit` bytes.
+    pub fn decode_within(&self, limit: u64, stream: impl Read) -> Result<StateData, DecodeError> {
+        decode::decode(self, limit.min(STATE_MAX), stream)
     }
 }
 

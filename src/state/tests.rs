@@ -220,7 +220,7 @@ fn test_decode_of_too_long_stream_reads_only_the_header() {
 
     let error = decode(&mut reader).unwrap_err();
 
-    assert!(matches!(error, DecodeError::TooLong { length } if length == STATE_MAX + 1));
+    assert!(matches!(error, DecodeError::TooLong { length, .. } if length == STATE_MAX + 1));
     assert_eq!(reader.len(), stream.len() - BODY);
 }
 

@@ -13,5 +13,6 @@ mod robustness;
 mod share;
 mod shared_memory;
 mod state;
+mod shell;
 mod support;
 mod transfer;
