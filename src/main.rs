@@ -15,6 +15,7 @@ use vhost_user_vsva::{
     config::{Config, ConfigError, Listen},
     core::Limits,
     error::Error,
+    messages,
     state::StateVersion,
 };
 
@@ -63,15 +64,14 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let args = Args::parse();
-    env_logger::Builder::new()
-        .filter_level(args.log_level)
-        .parse_default_env()
-        .init();
-    match run(args) {
+    messages::init(args.log_level);
+    let result = run(args);
+    if let Err(e) = &result {
+        messages::say(&e.to_string());
+    }
+    messages::finish();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("vhost-user-vsva: {e}");
-            ExitCode::FAILURE
-        }
+        Err(_) => ExitCode::FAILURE,
     }
 }

@@ -66,7 +66,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// A device without connection. `log` must wake the engine through `wake`.
+    /// A device without connection.
     pub fn new(limits: Limits, log: EventLog, wake: Wake) -> Result<Self, Error> {
         let mut core = Core::new(limits, log.clone()).map_err(crate::config::ConfigError::from)?;
         // The library's own seed for maps, which is random.

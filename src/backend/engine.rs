@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The engine thread: fault channels, the attach channel, the drain's deadline and the event log.
+//! The engine thread: fault channels, the attach channel and the drain's deadline.
 
 use std::{
     io,
@@ -174,9 +174,7 @@ impl Worker {
             for ready in &ready {
                 self.serve(*ready);
             }
-            self.device.log.flush();
         }
-        self.device.log.flush();
     }
 
     fn serve(&self, ready: Ready) {

@@ -2,19 +2,20 @@
 
 //! The event log: what happened when, one JSON object a line.
 //!
-//! Threads only put plain records into a bounded buffer; the engine thread formats and writes them.
-//! Without a log file a record costs one branch.
+//! Threads only put plain records into a bounded buffer; a thread that does nothing else formats and
+//! writes them, so that a slow disk or the reader of a FIFO holds nobody. Without a log file a record
+//! costs one branch.
 
 use std::{
     fs::File,
     io::{self, Write},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use serde::Serialize;
 
-use super::wake::Wake;
 use crate::core::{Observation, Observer};
 
 /// Records kept until they are written; more are counted and dropped.
@@ -93,12 +94,19 @@ impl Record {
 struct Buffer {
     records: Vec<Record>,
     dropped: u64,
+    writing: bool,
 }
 
 struct Inner {
     buffer: Mutex<Buffer>,
-    file: Mutex<File>,
-    wake: Wake,
+    changed: Condvar,
+    out: Mutex<Out>,
+}
+
+struct Out {
+    file: File,
+    /// The last line in it is not whole.
+    torn: bool,
 }
 
 /// A handle to the event log; cheap to clone.
@@ -106,27 +114,40 @@ struct Inner {
 pub struct EventLog(Option<Arc<Inner>>);
 
 impl EventLog {
-    /// A log that writes to `file`; `wake` tells the thread that calls [`Self::flush`].
-    pub fn new(file: File, wake: Wake) -> Self {
+    /// A log that writes to `file`, once it has been started.
+    pub fn new(file: File) -> Self {
         EventLog(Some(Arc::new(Inner {
             buffer: Mutex::default(),
-            file: Mutex::new(file),
-            wake,
+            changed: Condvar::new(),
+            out: Mutex::new(Out { file, torn: false }),
         })))
+    }
+
+    /// Starts the thread that writes.
+    pub fn start(&self) -> io::Result<()> {
+        let Some(inner) = self.0.clone() else {
+            return Ok(());
+        };
+        thread::Builder::new()
+            .name("vsva-log".to_owned())
+            .spawn(move || loop {
+                inner.wait_for_records();
+                inner.flush();
+            })
+            .map(drop)
+    }
+
+    /// Waits until everything has been written, or for the deadline. Returns whether it has.
+    pub fn wait_written(&self, deadline: Instant) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|inner| inner.wait_written(deadline))
     }
 
     /// Records a step of the shell.
     pub fn step(&self, step: impl FnOnce() -> Step) {
         if let Some(inner) = &self.0 {
             inner.push(Event::Shell(step()));
-        }
-    }
-
-    /// Writes what has been recorded.
-    pub fn flush(&self) {
-        let Some(inner) = &self.0 else { return };
-        if let Err(e) = inner.flush() {
-            log::warn!("event log: {e}");
         }
     }
 }
@@ -156,17 +177,54 @@ impl Inner {
             buffer.records.len() == 1
         };
         if first {
-            self.wake.set();
+            self.changed.notify_all();
         }
     }
 
-    fn flush(&self) -> io::Result<()> {
-        // The file's lock first, so that two threads cannot swap the order of their batches.
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        let Buffer {
-            mut records,
-            dropped,
-        } = std::mem::take(&mut *self.lock());
+    fn wait_for_records(&self) {
+        let mut buffer = self.lock();
+        while buffer.records.is_empty() {
+            let waited = self.changed.wait(buffer);
+            buffer = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wait_written(&self, deadline: Instant) -> bool {
+        let mut buffer = self.lock();
+        while buffer.writing || !buffer.records.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            let waited = self.changed.wait_timeout(buffer, left);
+            buffer = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Writes what has been recorded; what the file does not take counts as dropped.
+    fn flush(&self) {
+        let (records, dropped) = {
+            let mut buffer = self.lock();
+            buffer.writing = true;
+            let records = std::mem::take(&mut buffer.records);
+            (records, std::mem::take(&mut buffer.dropped))
+        };
+        let lost = dropped + records.len() as u64;
+        let result = self.write(records, dropped);
+        if let Err(e) = &result {
+            log::warn!("event log: {e}");
+        }
+        let mut buffer = self.lock();
+        buffer.writing = false;
+        if result.is_err() {
+            buffer.dropped += lost;
+        }
+        drop(buffer);
+        self.changed.notify_all();
+    }
+
+    fn write(&self, mut records: Vec<Record>, dropped: u64) -> io::Result<()> {
         if dropped > 0 {
             records.push(Record::new(Event::Shell(Step::LogOverflow { dropped })));
         }
@@ -175,7 +233,29 @@ impl Inner {
             serde_json::to_writer(&mut text, record)?;
             text.push(b'\n');
         }
-        file.write_all(&text)
+        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        out.write_lines(text)
+    }
+}
+
+impl Out {
+    fn write_lines(&mut self, mut text: Vec<u8>) -> io::Result<()> {
+        if self.torn {
+            text.insert(0, b'\n');
+        }
+        let mut done = 0;
+        while done < text.len() {
+            match self.file.write(&text[done..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    done += count;
+                    self.torn = text[done - 1] != b'\n';
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -188,7 +268,7 @@ mod tests {
     fn log() -> (EventLog, File) {
         let memfd = rustix::fs::memfd_create("event-log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(memfd);
-        let log = EventLog::new(file.try_clone().unwrap(), Wake::new().unwrap());
+        let log = EventLog::new(file.try_clone().unwrap());
         (log, file)
     }
 
@@ -215,7 +295,7 @@ mod tests {
         log.step(|| Step::LoadFailed {
             error: "bad \"magic\"\n".to_owned(),
         });
-        log.flush();
+        log.0.as_ref().unwrap().flush();
 
         let lines = lines(&mut file);
         assert_eq!(lines.len(), 2);
@@ -233,10 +313,48 @@ mod tests {
         for _ in 0..CAPACITY + 5 {
             log.step(|| Step::Connected);
         }
-        log.flush();
+        log.0.as_ref().unwrap().flush();
         let lines = lines(&mut file);
         assert_eq!(lines.len(), CAPACITY + 1);
         assert_eq!(lines[CAPACITY]["event"], "log_overflow");
         assert_eq!(lines[CAPACITY]["dropped"], 5);
+    }
+
+    #[test]
+    fn test_records_that_the_file_does_not_take_are_counted_when_it_takes_some_again() {
+        let (log, mut file) = log();
+        let inner = log.0.as_ref().unwrap();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let working = std::mem::replace(&mut inner.out.lock().unwrap().file, full.unwrap());
+        log.step(|| Step::Connected);
+        log.step(|| Step::Disconnected);
+        inner.flush();
+        inner.out.lock().unwrap().file = working;
+        log.step(|| Step::Listening);
+        inner.flush();
+
+        let lines = lines(&mut file);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["event"], "listening");
+        assert_eq!(lines[1]["dropped"], 2);
+    }
+
+    #[test]
+    fn test_line_after_a_torn_one_begins_anew() {
+        let (log, mut file) = log();
+        let inner = log.0.as_ref().unwrap();
+        file.write_all(b"{\"t_us\": 1").unwrap();
+        inner.out.lock().unwrap().torn = true;
+        log.step(|| Step::Listening);
+        inner.flush();
+
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let last = text.lines().last().unwrap();
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(last).unwrap()["event"],
+            "listening"
+        );
     }
 }

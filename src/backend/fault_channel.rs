@@ -19,6 +19,7 @@ use rustix::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::guard;
 use crate::wire::{PageResponse, PgFault, PAGE_RESPONSE_SIZE, PGFAULT_SIZE};
 
 /// Faults read by one system call.
@@ -299,7 +300,8 @@ impl FaultChannel {
 /// Refuses an anonymous inode that is no fault file: only the kernel's iommufd_fault_fops_read() answers
 /// a size that is no multiple of a record's with ESPIPE. Nothing is taken from the file.
 fn check_fault_file(fd: BorrowedFd<'_>) -> io::Result<()> {
-    match rustix::io::read(fd, &mut [0; 1]) {
+    // What is none may block: O_NONBLOCK is the front end's to clear.
+    match guard::bounded(|| rustix::io::read(fd, &mut [0; 1])) {
         Err(Errno::SPIPE) => Ok(()),
         _ => Err(io::Error::new(
             io::ErrorKind::InvalidInput,

@@ -8,8 +8,9 @@
 //! | `vsva` | vhost-user requests; waits for the others only as long as what they have begun takes |
 //! | `vsva-wait` | the end of a connection |
 //! | `vring_worker` | messages of the portal ring, the answers and events that come of them |
-//! | `vsva-engine` | faults and the events that come of them, attach channel, deadline, event log |
+//! | `vsva-engine` | faults and the events that come of them, attach channel, deadline |
 //! | `vsva-save`, `vsva-load` | the bytes of one state transfer |
+//! | `vsva-log`, `vsva-messages` | write the event log, and the messages on stderr |
 
 mod adapter;
 mod attach;

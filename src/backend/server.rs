@@ -36,7 +36,7 @@ use crate::{
     config::Config,
     core::Limits,
     error::Error,
-    sandbox,
+    messages, sandbox,
     state::state_limit,
     sys::{self, SignalFd},
 };
@@ -47,6 +47,8 @@ pub const CAPABILITIES: &str =
 
 /// How long a connection may take to end, when the process is to end.
 const END_LIMIT: Duration = Duration::from_secs(3);
+/// How long the event log may take to be complete then.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// Before another attempt to get a descriptor.
 const REST: Duration = Duration::from_millis(100);
 
@@ -60,11 +62,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
         .map_err(Error::system("Cannot set up signals"))?;
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
-    let log = open_event_log(config, &wake)?;
+    let log = open_event_log(config)?;
     let address = getsockname(&socket);
     let notifier = Notifier::connect();
     raise_descriptor_limit(config.limits);
     sandbox::enter(config.sandbox, config.seccomp, socket.path())?;
+    messages::start().map_err(Error::system("Cannot start a thread"))?;
+    // After everything else has said its last to it.
+    let _finish = FinishLog(log.clone());
+    log.start()
+        .map_err(Error::system("Cannot start a thread"))?;
 
     let device = Arc::new(Device::new(config.limits, log.clone(), wake)?);
     if let Ok(address) = address {
@@ -115,7 +122,18 @@ pub fn run(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-fn open_event_log(config: &Config, wake: &Wake) -> Result<EventLog, Error> {
+/// Sees to it that the event log is complete when the process ends, if its file takes it.
+struct FinishLog(EventLog);
+
+impl Drop for FinishLog {
+    fn drop(&mut self) {
+        if !self.0.wait_written(Instant::now() + LOG_LIMIT) {
+            log::warn!("the event log does not take its last records");
+        }
+    }
+}
+
+fn open_event_log(config: &Config) -> Result<EventLog, Error> {
     let Some(path) = &config.event_log else {
         return Ok(EventLog::default());
     };
@@ -123,8 +141,7 @@ fn open_event_log(config: &Config, wake: &Wake) -> Result<EventLog, Error> {
         path: path.clone(),
         source,
     };
-    let file = open_log_file(path).map_err(failed)?;
-    Ok(EventLog::new(file, wake.try_clone().map_err(failed)?))
+    open_log_file(path).map(EventLog::new).map_err(failed)
 }
 
 /// Opens a file to append to, or a FIFO, without waiting for its reader.

@@ -12,10 +12,13 @@ use std::{
             net::{SocketAddr, UnixDatagram},
         },
     },
+    time::Duration,
 };
 
 use crate::{config::ConfigError, error::Error};
 
+/// How long the message may wait for its reader, without which the service is as ready.
+const READY_LIMIT: Duration = Duration::from_secs(1);
 /// The first descriptor that systemd passes.
 const LISTEN_FDS_START: RawFd = 3;
 
@@ -51,6 +54,7 @@ impl Notifier {
                 _ => SocketAddr::from_pathname(&address)?,
             };
             let socket = UnixDatagram::unbound()?;
+            socket.set_write_timeout(Some(READY_LIMIT))?;
             socket.connect_addr(&address)?;
             Ok(socket)
         })();

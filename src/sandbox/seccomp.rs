@@ -48,7 +48,9 @@ fn absent() -> Rules {
     const CLONE: i64 = libc::SYS_clone3;
     // Number of processors, time zone, back-traces.
     const OPEN: i64 = libc::SYS_openat;
-    [CLONE, OPEN]
+    // Back-traces, of which one comes with every allocation that fails.
+    const WHERE: i64 = libc::SYS_getcwd;
+    [CLONE, OPEN, WHERE]
         .into_iter()
         .map(|call| (call, Vec::new()))
         .collect()
@@ -251,6 +253,11 @@ mod tests {
                 assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
             }
             Some("thread") => thread::spawn(|| ()).join().unwrap(),
+            Some("memory") => {
+                let huge = std::alloc::Layout::from_size_align(1 << 46, 16).unwrap();
+                let failed = move || std::alloc::handle_alloc_error(huge);
+                thread::spawn(failed).join().unwrap();
+            }
             _ => {}
         }
         // Without the test harness, which does other things.
@@ -273,6 +280,16 @@ mod tests {
             let status = run_as("test_filter_with_needed_calls_lets_them_pass", role);
             assert_eq!(status.code(), Some(PLAYED), "{role}");
         }
+    }
+
+    #[test]
+    fn test_filter_without_memory_lets_the_process_abort() {
+        play();
+        let status = run_as(
+            "test_filter_without_memory_lets_the_process_abort",
+            "memory",
+        );
+        assert_eq!(status.signal(), Some(libc::SIGABRT));
     }
 
     #[test]

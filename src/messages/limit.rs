@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! How often one place in the program may speak.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Messages of one place in a row.
+const BURST: u32 = 100;
+/// Then one for each of these.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// A place in the program: file and line.
+pub type Site = (&'static str, Option<u32>);
+
+/// Knows how much each place has said.
+#[derive(Default)]
+pub struct Limit(Mutex<HashMap<Site, Said>>);
+
+struct Said {
+    /// How many more may come at once.
+    left: u32,
+    /// Since when that is right.
+    since: Instant,
+    suppressed: u64,
+}
+
+impl Limit {
+    /// Whether `site` may speak now; if so, how many messages of it were suppressed since it last did.
+    pub fn admit(&self, site: Site, now: Instant) -> Option<u64> {
+        let mut sites = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let said = sites.entry(site).or_insert(Said {
+            left: BURST,
+            since: now,
+            suppressed: 0,
+        });
+        let intervals =
+            now.saturating_duration_since(said.since).as_millis() / INTERVAL.as_millis();
+        let intervals = u32::try_from(intervals).unwrap_or(u32::MAX);
+        if said.left == BURST || intervals >= BURST {
+            said.since = now;
+            said.left = BURST;
+        } else {
+            said.since += INTERVAL * intervals;
+            said.left = BURST.min(said.left + intervals);
+        }
+        if said.left == 0 {
+            said.suppressed += 1;
+            return None;
+        }
+        said.left -= 1;
+        Some(std::mem::take(&mut said.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Site = ("here", Some(1));
+
+    #[test]
+    fn test_site_that_repeats_itself_is_suppressed_and_counted() {
+        let (limit, start) = (Limit::default(), Instant::now());
+        let admitted = |count| {
+            (0..count)
+                .filter(|_| limit.admit(HERE, start).is_some())
+                .count()
+        };
+        assert_eq!(admitted(5000), BURST as usize);
+        assert_eq!(limit.admit(HERE, start + INTERVAL), Some(4900));
+        assert_eq!(limit.admit(HERE, start + INTERVAL), None);
+        assert_eq!(limit.admit(HERE, start + 2 * INTERVAL), Some(1));
+    }
+
+    #[test]
+    fn test_site_that_has_been_quiet_may_say_as_much_as_at_first() {
+        let (limit, start) = (Limit::default(), Instant::now());
+        while limit.admit(HERE, start).is_some() {}
+        let later = start + INTERVAL * BURST;
+        let admitted = (0..200).filter(|_| limit.admit(HERE, later).is_some());
+        assert_eq!(admitted.count(), BURST as usize);
+    }
+
+    #[test]
+    fn test_other_site_is_not_suppressed() {
+        let (limit, start) = (Limit::default(), Instant::now());
+        while limit.admit(HERE, start).is_some() {}
+        assert_eq!(limit.admit(("here", Some(2)), start), Some(0));
+    }
+}
