@@ -12,7 +12,7 @@ mod reset;
 mod robustness;
 mod share;
 mod shared_memory;
-mod state;
 mod shell;
+mod state;
 mod support;
 mod transfer;

@@ -10,13 +10,16 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    time::Instant,
 };
 
 use rustix::{
+    event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec},
     fs::{
         fcntl_add_seals, fcntl_getfl, fcntl_setfl, memfd_create, mknodat, FileType, MemfdFlags,
         Mode, OFlags, SealFlags, CWD,
     },
+    io::ioctl_fionread,
     process::{kill_process, Pid, Signal},
 };
 use vhost::vhost_user::message::VhostTransferStateDirection;
@@ -62,23 +65,36 @@ fn test_call_eventfd_that_blocks_ends_the_connection_and_holds_nobody() {
 fn test_sigterm_while_a_call_eventfd_blocks_ends_the_process() {
     let backend = Backend::start();
     let mut vm = OneDevice::new(&backend);
-    make_blocking_and_full(vm.frontend.portal_ring().call_fd());
-    vm.frontend.command(&[0; 16]).unwrap();
+    make_blocking_and_full(vm.frontend.event_ring().call_fd());
+    vm.source.raise_read(1, 0x1000);
     assert!(backend.terminate().success());
 }
 
 #[test]
-fn test_kick_that_the_front_end_takes_back_leaves_the_portal_working() {
+fn test_kick_that_is_gone_when_it_is_read_leaves_the_worker_alive() {
     let backend = Backend::start();
-    let mut vm = OneDevice::new(&backend);
-    for _ in 0..2000 {
-        let kick = vm.frontend.portal_ring().kick_fd();
-        kick.write(1).unwrap();
-        let _ = kick.read();
+    let flags = EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC;
+    let kick = File::from(eventfd(0, flags).unwrap());
+    let raw = Raw::negotiate(&backend);
+    // Of two rings that are kicked by the same eventfd one finds nothing to read.
+    for ring in [0, 1] {
+        let index = words(&[ring, 0]);
+        assert_eq!(raw.ask(SET_VRING_KICK, &index, &[kick.as_fd()]), Some(0));
+        let enable = words(&[ring, 1]);
+        assert_eq!(raw.ask(SET_VRING_ENABLE, &enable, &[]), Some(0));
     }
-    let (_, event) = vm.stall(0x1000);
-    vm.resume(&event);
-    vm.source.answer();
+    let deadline = Instant::now() + HANG;
+    for round in 0..20 {
+        rustix::io::write(&kick, &1u64.to_ne_bytes()).unwrap();
+        let is_readable = || {
+            let mut fds = [PollFd::new(&kick, PollFlags::IN)];
+            poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+        };
+        while is_readable() {
+            assert!(Instant::now() < deadline, "kick {round} is not read");
+            std::thread::yield_now();
+        }
+    }
 }
 
 #[test]
@@ -117,6 +133,14 @@ fn test_state_channel_that_blocks_holds_neither_the_next_client_nor_sigterm() {
         .transfer(VhostTransferStateDirection::SAVE, theirs)
         .unwrap();
     make_blocking(&copy);
+    // Now there is room for a part of it, and whoever wants to write all of it blocks.
+    let mut ours = File::from(ours);
+    ours.read_exact(&mut [0; 1 << 14]).unwrap();
+    let deadline = Instant::now() + HANG;
+    while ioctl_fionread(&ours).unwrap() < 1 << 16 {
+        assert!(Instant::now() < deadline, "the transfer has stopped");
+        std::thread::yield_now();
+    }
     drop(vm);
 
     assert_eq!(backend.connect().config().unwrap().pending.get(), 3000);
@@ -129,16 +153,20 @@ fn test_sigterm_during_check_cancels_the_transfer_and_says_load_failed() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("events");
     let backend = Backend::start_with(&["--event-log", log.to_str().unwrap()]);
-    let mut frontend = backend.negotiate();
+    let raw = Raw::negotiate(&backend);
     let (_ours, theirs) = UnixStream::pair().unwrap();
-    frontend
-        .transfer(VhostTransferStateDirection::LOAD, theirs.into())
-        .unwrap();
-    let check = std::thread::spawn(move || frontend.check_state());
+    let load = words(&[1, 0]);
+    raw.send(SET_DEVICE_STATE_FD, &load, &[theirs.as_fd()]);
+    raw.reply().unwrap();
+    raw.send(CHECK_DEVICE_STATE, &[], &[]);
+    let deadline = Instant::now() + HANG;
+    while raw.unread() > 0 {
+        assert!(Instant::now() < deadline, "CHECK is not read");
+        std::thread::yield_now();
+    }
 
     assert!(backend.terminate().success());
 
-    check.join().unwrap().unwrap_err();
     for record in event_records(&log) {
         assert_ne!(record["event"], "save_failed", "{record}");
         if record["event"] == "load_failed" {
@@ -149,16 +177,51 @@ fn test_sigterm_during_check_cancels_the_transfer_and_says_load_failed() {
 }
 
 #[test]
-fn test_failed_load_is_logged_as_a_load() {
+fn test_load_from_a_descriptor_that_fails_is_logged_as_a_load() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("events");
     let backend = Backend::start_with(&["--event-log", log.to_str().unwrap()]);
-    backend.negotiate().load(b"nonsense").unwrap_err();
+    let mut frontend = backend.negotiate();
+    // Nothing can be read from this end.
+    let (_reader, writer) = rustix::pipe::pipe().unwrap();
+    frontend
+        .transfer(VhostTransferStateDirection::LOAD, writer)
+        .unwrap();
+    frontend.check_state().unwrap_err();
     assert!(backend.terminate().success());
 
     let records = event_records(&log);
-    let failed = |record: &&serde_json::Value| record["event"] == "load_failed";
-    assert_eq!(records.iter().filter(failed).count(), 1, "{records:?}");
+    let count = |event| records.iter().filter(|r| r["event"] == event).count();
+    assert_eq!((count("load_failed"), count("save_failed")), (1, 0));
+}
+
+#[test]
+fn test_load_that_announces_more_than_can_fit_is_not_kept() {
+    const LENGTH: u64 = 64 << 20;
+    let backend = Backend::start();
+    let mut frontend = backend.negotiate();
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    frontend
+        .transfer(VhostTransferStateDirection::LOAD, reader)
+        .unwrap();
+    let mut header = b"VSVASTAT\x01\0\x01\0\x03\0\0\0".to_vec();
+    header.extend(LENGTH.to_le_bytes());
+    header.extend([0; 4]);
+    header.extend(crc32c::crc32c(&header).to_le_bytes());
+    header.extend([0; 8]);
+    let mut writer = File::from(writer);
+    writer.write_all(&header).unwrap();
+    for _ in 0..LENGTH >> 16 {
+        writer.write_all(&[0; 1 << 16]).unwrap();
+    }
+    drop(writer);
+    frontend.check_state().unwrap_err();
+
+    let status = std::fs::read_to_string(format!("/proc/{}/status", backend.child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.unwrap().trim().trim_end_matches(" kB");
+    let peak: u64 = peak.parse().unwrap();
+    assert!(peak < 48 << 10, "{peak} kB");
 }
 
 #[test]
@@ -220,6 +283,8 @@ const SET_VRING_KICK: u32 = 12;
 const SET_PROTOCOL_FEATURES: u32 = 16;
 const SET_VRING_ENABLE: u32 = 18;
 const SET_CONFIG: u32 = 25;
+const SET_DEVICE_STATE_FD: u32 = 42;
+const CHECK_DEVICE_STATE: u32 = 43;
 
 fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
@@ -239,6 +304,21 @@ impl Raw {
         raw.send(SET_PROTOCOL_FEATURES, &protocol_features.to_le_bytes(), &[]);
         assert_eq!(raw.ask(SET_FEATURES, &features.to_le_bytes(), &[]), Some(0));
         raw
+    }
+
+    /// Bytes that the back-end has not read yet.
+    fn unread(&self) -> libc::c_int {
+        let mut count = 0;
+        // SAFETY: TIOCOUTQ writes one int.
+        let result = unsafe {
+            libc::ioctl(
+                self.0.as_raw_fd(),
+                libc::TIOCOUTQ,
+                std::ptr::from_mut(&mut count),
+            )
+        };
+        assert_eq!(result, 0);
+        count
     }
 
     fn query(&self, request: u32) -> u64 {
@@ -306,7 +386,7 @@ fn test_kick_that_is_no_eventfd_is_refused() {
 #[test]
 fn test_kick_in_the_place_of_one_that_is_waited_for_is_refused() {
     let backend = Backend::start();
-    let kick = File::from(rustix::event::eventfd(0, rustix::event::EventfdFlags::empty()).unwrap());
+    let kick = File::from(eventfd(0, EventfdFlags::empty()).unwrap());
     let raw = Raw::negotiate(&backend);
     let ring = words(&[0, 0]);
     assert_eq!(raw.ask(SET_VRING_KICK, &ring, &[kick.as_fd()]), Some(0));
