@@ -13,7 +13,7 @@ use vhost_user_vsva::{
 /// A vhost-user back-end that carries a passed-through device's DMA page faults between the host and
 /// the guest's SMMUv3, and drains them before a migration stops the vCPUs.
 #[derive(Clone, Debug, Parser)]
-#[command(version, about, long_about = None)]
+#[command(name = "vhost-user-vsva", version, about, long_about = None)]
 pub struct Args {
     /// Listen on this UNIX socket. Without this and --fd, a socket from systemd is used.
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
