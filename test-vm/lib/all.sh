@@ -12,3 +12,5 @@
 . "$VSVA_TEST_VM/lib/guest.sh"
 . "$VSVA_TEST_VM/lib/rust.sh"
 . "$VSVA_TEST_VM/lib/setup.sh"
+. "$VSVA_TEST_VM/lib/rig.sh"
+. "$VSVA_TEST_VM/lib/deb.sh"

@@ -8,6 +8,8 @@ read -ra RIG_SUITES <<<"${VSVA_RIG_SUITE:-sid trixie-backports}"
 RIG_PACKAGE=${VSVA_RIG_LINUX:-linux-source-7.2+}
 RIG=$VSVA_TEST_VM/kernel-rig
 RIG_TARGET=aarch64-unknown-linux-gnu
+# The folder in the toolchain's in which is built.
+RIG_BUILD=build
 
 # The newest package when it was first fetched; pruning it fetches again.
 rig_source()
@@ -66,7 +68,7 @@ rig_prefetch()
 # Puts the crate and the crates it needs into the toolchain's folder.
 rig_copy_source()
 {
-	local root=$1 build=$1/build crates
+	local root=$1 build=$1/$RIG_BUILD crates
 
 	cd "$VSVA_ROOT"
 	crates=$(digest_files Cargo.lock)
@@ -79,7 +81,7 @@ rig_copy_source()
 	fi
 	mkdir -p "$build/home"
 	printf '[source.crates-io]\nreplace-with = "vendored"\n[source.vendored]\ndirectory = "%s"\n' \
-		"/build/vendor-$crates" >"$build/home/config.toml"
+		"/$RIG_BUILD/vendor-$crates" >"$build/home/config.toml"
 	# With their times, so that cargo builds again only what has changed.
 	rm -rf "$build/src"
 	mkdir "$build/src"
@@ -93,12 +95,12 @@ rig_cargo()
 
 	variable=${variable//-/_}
 	shift 2
-	as_root chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/build CARGO_HOME=/build/home \
-		CARGO_TARGET_DIR=/build/target CARGO_NET_OFFLINE=true \
+	as_root chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME="/$RIG_BUILD" \
+		CARGO_HOME="/$RIG_BUILD/home" CARGO_TARGET_DIR="/$RIG_BUILD/target" CARGO_NET_OFFLINE=true \
 		"${variable}_LINKER=aarch64-linux-gnu-gcc" \
 		"${variable}_RUSTFLAGS=-C target-feature=+crt-static" \
-		"${variable}_RUNNER=/build/qemu-aarch64" RUST_TEST_THREADS="$VSVA_JOBS" \
-		/bin/sh -ec 'cd /build/src && exec cargo "$@"' cargo \
+		"${variable}_RUNNER=/$RIG_BUILD/qemu-aarch64" RUST_TEST_THREADS="$VSVA_JOBS" \
+		/bin/sh -ec 'cd "$HOME/src" && exec cargo "$@"' cargo \
 		"$command" --locked --target "$RIG_TARGET" "$@"
 }
 
@@ -116,7 +118,7 @@ rig_programs_arm64()
 			rig_cargo "$toolchain" build --release --package "$package" --bins ||
 			die "$package could not be built for arm64"
 	done
-	printf '%s\n' "$toolchain/root/build/target/$RIG_TARGET/release"
+	printf '%s\n' "$toolchain/root/$RIG_BUILD/target/$RIG_TARGET/release"
 }
 
 # The same for this machine.

@@ -119,6 +119,7 @@ def c_literals():
 # deploy/.
 
 PYTHON = ("qemu-hook", "vsva-check-host", "vsva-domain")
+SHELL_PROGRAMS = ("deploy/install", "deploy/debian/prerm", "deploy/debian/postinst")
 SHELL = re.compile(r'(?:\bfail|\becho) "((?:[^"\\]|\\.)*)"(?P<stderr> >&2)?')
 
 
@@ -167,10 +168,10 @@ def python_literals():
 
 
 def shell_messages(everything):
-    text = (ROOT / "deploy/install").read_text(encoding="utf-8")
-    for match in SHELL.finditer(text):
-        if everything or match["stderr"] or match[0].startswith("fail"):
-            yield Message("deploy/install", re.sub(r"\$\{?\w+\}?|\$\*|\$\d", VARIABLE, match[1]))
+    for path in SHELL_PROGRAMS:
+        for match in SHELL.finditer((ROOT / path).read_text(encoding="utf-8")):
+            if everything or match["stderr"] or match[0].startswith("fail"):
+                yield Message(path, re.sub(r"\$\{?\w+\}?|\$\*|\$\d", VARIABLE, match[1]))
 
 
 def reports():

@@ -66,7 +66,8 @@ class Confinement(LibvirtTest):
         machine = self.new_machine()
         domain = self.new_domain(machine).define()
         elsewhere = "/var/tmp/elsewhere.sock"
-        self.assert_command_fails("Permission denied", machine.run, BACKEND, "--socket-path", elsewhere)
+        self.assert_command_fails("Permission denied", machine.run, "aa-exec", "--profile", "vhost-user-vsva", "--", BACKEND,
+                                  "--socket-path", elsewhere)
         self.assert_denied(machine, "vhost-user-vsva", elsewhere)
 
         rule = machine.run("cat", LOCAL).stdout

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""What is in the Debian packages, without installing them. VSVA_PACKAGES names them."""
+
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+PACKAGES = {Path(name).name.split("_")[0]: Path(name) for name in os.environ["VSVA_PACKAGES"].split()}
+ARM64 = os.environ.get("VSVA_PACKAGE_ARM64")
+MAN = "usr/share/man"
+# What prints the options that a page must have.
+PAGES = {
+    "man1/vhost-user-vsva.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva"],
+    "man1/vsva-domain.1": ["usr/bin/vsva-domain", "add"],
+    "man8/vsva-check-host.8": ["usr/bin/vsva-check-host"],
+}
+COMPLETIONS = {
+    "bash": "usr/share/bash-completion/completions/vhost-user-vsva",
+    "zsh": "usr/share/zsh/vendor-completions/_vhost-user-vsva",
+    "fish": "usr/share/fish/vendor_completions.d/vhost-user-vsva.fish",
+}
+
+
+def run(*words, **options):
+    return subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True, **options).stdout
+
+
+def field(package, name):
+    return run("dpkg-deb", "--field", package, name).strip()
+
+
+def options_in(text):
+    return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text))
+
+
+def tree(package):
+    """Type, mode and path of what is in it, the folders aside."""
+    for line in run("dpkg-deb", "--contents", package).splitlines():
+        fields = line.split(None, 5)
+        if not fields[0].startswith("d"):
+            yield f"{fields[0]} {fields[1]} {fields[5]}"
+
+
+class Contents(unittest.TestCase):
+    maxDiff = None
+
+    @classmethod
+    def setUpClass(cls):
+        cls.folder = Path(tempfile.mkdtemp(prefix="vsva-packages-"))
+        for name, package in PACKAGES.items():
+            run("dpkg-deb", "--extract", package, cls.folder / name)
+        cls.root = cls.folder / "vhost-user-vsva"
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.folder)
+
+    def test_each_package_has_the_files_of_its_list_and_no_others(self):
+        for name, package in PACKAGES.items():
+            with self.subTest(name):
+                wanted = (HERE / f"{name}.list").read_text(encoding="utf-8").splitlines()
+                found = [line for line in tree(package) if "/patches/" not in line]
+                self.assertEqual(sorted(found), sorted(wanted))
+
+    def test_package_of_qemu_has_the_series(self):
+        folder = self.folder / "qemu-system-arm-vsva/usr/share/doc/qemu-system-arm-vsva/patches"
+        names = sorted(path.name.removesuffix(".gz") for path in folder.iterdir())
+        self.assertEqual(names, sorted(path.name for path in (ROOT / "qemu-patches").glob("[0-9]*.patch")))
+
+    def test_arm64_package_has_the_same_files(self):
+        if ARM64 is None:
+            self.skipTest("it was not built")
+        self.assertEqual(field(ARM64, "Architecture"), "arm64")
+        native = PACKAGES["vhost-user-vsva"]
+        # Static programs need a word to lintian.
+        native, arm64 = ({line for line in tree(package) if "lintian" not in line} for package in (native, ARM64))
+        self.assertEqual(arm64, native)
+        self.assertNotIn("libc6", field(ARM64, "Depends"))
+
+    def test_arm64_program_is_static_and_for_arm64(self):
+        if ARM64 is None:
+            self.skipTest("it was not built")
+        folder = self.folder / "arm64"
+        run("dpkg-deb", "--extract", ARM64, folder)
+        program = folder / "usr/libexec/vhost-user-vsva/vhost-user-vsva"
+        self.assertIn("AArch64", run("readelf", "--file-header", program))
+        self.assertNotIn("NEEDED", run("readelf", "--dynamic", program))
+        if emulator := os.environ.get("VSVA_QEMU_AARCH64"):
+            self.assertIn("vhost-user-vsva", run(emulator, program, "--help"))
+
+    def test_files_in_etc_are_conffiles(self):
+        control = self.folder / "control"
+        run("dpkg-deb", "--control", PACKAGES["vhost-user-vsva"], control)
+        conffiles = (control / "conffiles").read_text(encoding="utf-8").split()
+        files = [f"/{path.relative_to(self.root)}" for path in (self.root / "etc").rglob("*") if path.is_file()]
+        self.assertEqual(sorted(conffiles), sorted(files))
+
+    def test_man_pages_are_well_formed(self):
+        for path in (self.folder).glob(f"*/{MAN}/*/*.gz"):
+            with self.subTest(path.name):
+                done = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", path], capture_output=True, text=True, check=True,
+                                      env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8"})
+                self.assertEqual(done.stderr, "")
+                self.assertIn("NAME", done.stdout)
+
+    def test_man_pages_have_the_options_of_the_programs(self):
+        for page, (program, *words) in PAGES.items():
+            with self.subTest(page):
+                text = gzip.decompress((self.root / MAN / f"{page}.gz").read_bytes()).decode()
+                command = [self.root / program, *words, "--help"]
+                self.assertEqual(options_in(text.replace("\\-", "-").replace("\\fR", "")) - {"--version", "--security-info",
+                                                                                           "--inactive", "--validate"},
+                                 options_in(run(*command)) - {"--version"})
+
+    def test_completions_have_the_options_of_the_program_and_their_shells_load_them(self):
+        wanted = options_in(run(self.root / "usr/libexec/vhost-user-vsva/vhost-user-vsva", "--help"))
+        for shell, path in COMPLETIONS.items():
+            with self.subTest(shell):
+                text = (self.root / path).read_text(encoding="utf-8")
+                if shell == "fish":
+                    text = re.sub(r" -l ([a-z-]+)", r" --\1", text)
+                self.assertLessEqual(wanted, options_in(text))
+                if shutil.which(shell):
+                    run(shell, "-n", self.root / path)
+
+    def test_licences_of_the_crates_are_there(self):
+        text = gzip.decompress((self.root / "usr/share/doc/vhost-user-vsva/crates.gz").read_bytes()).decode()
+        for crate in ("clap", "vhost-user-backend", "vm-memory", "rustix"):
+            self.assertRegex(text, rf"(?m)^{crate} [\d.]+: ")
+        self.assertIn("Permission is hereby granted, free of charge", text)
+
+
+if __name__ == "__main__":
+    unittest.main()
