@@ -4,7 +4,7 @@
 //!
 //! | Thread | Does |
 //! |---|---|
-//! | main | waits for connections and signals, interrupts calls that a peer blocks ([`guard`]) |
+//! | main | waits for connections and signals, interrupts calls that a peer blocks (`guard`) |
 //! | `vsva` | vhost-user requests; waits for the others only as long as what they have begun takes |
 //! | `vsva-wait` | the end of a connection |
 //! | `vring_worker` | messages of the portal ring, the answers and events that come of them |
