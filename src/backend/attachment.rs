@@ -88,7 +88,7 @@ impl Display for FdRole {
 }
 
 /// An error of the system by its number, as its text may be longer than a reply has room for.
-fn why(error: &io::Error) -> String {
+pub(super) fn why(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(errno) => format!("error {errno}"),
         None => error.to_string(),

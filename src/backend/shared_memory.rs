@@ -16,6 +16,7 @@ use thiserror::Error;
 use vm_memory::{mmap::MmapRegionError, Bytes, FileOffset, MmapRegion, VolatileMemory};
 use zerocopy::{FromZeros, IntoBytes};
 
+use super::attachment::why;
 use crate::{
     seqlock::{StatusCell, StatusWriter},
     wire::{
@@ -31,7 +32,7 @@ const TMPFS_MAGIC: u32 = 0x0102_1994;
 #[derive(Debug, Error)]
 pub enum SharedMemoryError {
     /// It could not be examined or mapped.
-    #[error("cannot map the memory: {0}")]
+    #[error("cannot map the memory: {}", why(.0))]
     Map(#[from] io::Error),
     /// Something else, or large pages, of which there may be none when one is touched.
     #[error("no memfd of ordinary pages")]
@@ -43,7 +44,7 @@ pub enum SharedMemoryError {
     #[error("its seals forbid to write")]
     ReadOnly,
     /// The size is out of range.
-    #[error("{0} bytes, not 4096 to 64 MiB")]
+    #[error("{0} B, not 4096 to 64 MiB")]
     Size(u64),
     /// The memory is smaller than it is said to be.
     #[error("{found} bytes, not {claimed}")]
@@ -54,7 +55,7 @@ pub enum SharedMemoryError {
         found: u64,
     },
     /// Request and header disagree.
-    #[error("header: {header} bytes, request: {request}")]
+    #[error("header: {header} B, not {request}")]
     SizeDiffers {
         /// Size in the header.
         header: u64,
@@ -111,14 +112,14 @@ impl SharedMemory {
         let file = FileOffset::new(File::from(fd), 0);
         let memory = MmapRegion::from_file(file, mapped).map_err(|e| match e {
             MmapRegionError::Mmap(e) => e,
-            e => io::Error::other(e),
+            _ => io::Error::other("no such range"),
         })?;
         // A copy: what the front end does to the header later has no effect.
         let mut header = MemoryHeader::new_zeroed();
         memory
             .get_slice(0, MEMORY_HEADER_SIZE)
             .and_then(|slice| slice.read_slice(header.as_mut_bytes(), 0))
-            .map_err(io::Error::other)?;
+            .map_err(|_| io::Error::other("no header"))?;
         check_header(&header, request)?;
         let (offset, room) = (header.status_offset.get(), header.status_room.get());
         let cell = usize::try_from(offset).ok();
@@ -200,9 +201,61 @@ mod tests {
     };
 
     use super::*;
-    use crate::wire::{U32, U64};
+    use crate::wire::{AttachReply, ATTACH_TEXT_SIZE, U32, U64};
 
     const SIZE: u64 = 8192;
+
+    #[test]
+    fn test_text_of_every_refusal_fits_into_a_reply() {
+        type E = SharedMemoryError;
+        let mut errors = vec![
+            E::Map(io::Error::other("no such range")),
+            E::Map(io::Error::other("no header")),
+            E::NotMemfd,
+            E::NotSealed,
+            E::ReadOnly,
+            E::Size(u64::MAX),
+            // Only a size that is in range is compared.
+            E::Short {
+                claimed: MEMORY_SIZE_MAX,
+                found: MEMORY_SIZE_MAX - 1,
+            },
+            E::SizeDiffers {
+                header: u64::MAX,
+                request: MEMORY_SIZE_MAX,
+            },
+            E::Magic(u64::MAX),
+            E::Version(u32::MAX),
+            E::Generation,
+            E::HeaderSize(63),
+            E::StatusPlace {
+                offset: u32::MAX,
+                room: u32::MAX,
+            },
+        ];
+        errors.extend((1..=200).map(|errno| E::Map(io::Error::from_raw_os_error(errno))));
+
+        for error in errors {
+            // A new variant belongs into the list above.
+            match error {
+                E::Map(_)
+                | E::NotMemfd
+                | E::NotSealed
+                | E::ReadOnly
+                | E::Size(_)
+                | E::Short { .. }
+                | E::SizeDiffers { .. }
+                | E::Magic(_)
+                | E::Version(_)
+                | E::Generation
+                | E::HeaderSize(_)
+                | E::StatusPlace { .. } => {}
+            }
+            let text = error.to_string();
+            assert!(text.len() <= ATTACH_TEXT_SIZE, "{text}");
+            assert_eq!(AttachReply::new(1, &text).text(), text);
+        }
+    }
 
     fn request() -> SharedMemoryRequest {
         SharedMemoryRequest {
@@ -328,7 +381,7 @@ mod tests {
             (Errno::PROTO, "header: 63 bytes long, less than 64", |h| {
                 h.header_size.set(63);
             }),
-            (Errno::MSGSIZE, "header: 4096 bytes, request: 8192", |h| {
+            (Errno::MSGSIZE, "header: 4096 B, not 8192", |h| {
                 h.total_size.set(4096);
             }),
             (Errno::PROTO, "no status block at 0x0+0x100", |h| {
