@@ -45,9 +45,10 @@ needs()
 {
 	LIBVIRT_HINDRANCE=$(libvirt_hindrance)
 	[ -z "$LIBVIRT_HINDRANCE" ] || return 0
-	setup_machine "${PACKAGES_LIBVIRT[@]}"
+	setup_machine "${PACKAGES_LIBVIRT[@]}" "${PACKAGES_DEB[@]}"
 	VSVA_LIBVIRT_ROOT=$(libvirt_root)/root
-	export VSVA_LIBVIRT_ROOT
+	VSVA_PACKAGES="$("$VSVA_ROOT/deploy/build-deb") $("$VSVA_PATCHES/build" --deb)"
+	export VSVA_LIBVIRT_ROOT VSVA_PACKAGES
 }
 
 libvirt_unit_tests()

@@ -2,21 +2,22 @@
 """docs/deploy.md is true: its commands are run on two hosts, and print what it shows."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 from libvirt_vsva import LibvirtTest
+from libvirt_vsva.packages import QEMU, copy_newer, copy_packages
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/deploy.md"
 COMMAND = re.compile(r"    (source|destination|both)# (.*)")
-HIDDEN = re.compile(r"<!-- (guest|define): (.*) -->")
+HIDDEN = re.compile(r"<!-- (guest|define|upgrade): (.*) -->")
 NUMBER = re.compile(r"0x[0-9a-f]+|\d+")
 CUT = "[...]"
 
 
 def steps(lines):
-    """What is done, in order: [host, command, line...], with the lines that it prints, ["guest", command] or ["define", host]."""
+    """What is done, in order: [host, command, line...], with the lines that it prints, ["guest", command], ["define", host] or
+    ["upgrade", folder]."""
     found, shown = [], None
     for line in lines:
         if match := COMMAND.fullmatch(line):
@@ -50,11 +51,7 @@ class Walkthrough(LibvirtTest):
     def new_plain(self, name):
         """A host with Debian's packages, and what has been copied to it in /root/vsva."""
         host = self.new_host(name, deployed=False, qemu=False)
-        copied = host.path("/root/vsva")
-        copied.mkdir()
-        shutil.copytree(self.environment.deploy, copied / "deploy")
-        for program in (self.environment.backend, self.environment.qemu):
-            shutil.copy(program, copied / program.name)
+        copy_packages(host, "/root/vsva")
         return host
 
     def run_command(self, host, command, expected):
@@ -76,7 +73,10 @@ class Walkthrough(LibvirtTest):
                     domain.connect()
                 domain.guest.cmd(command)
             elif where == "define":
-                domains[command].define(device=False)
+                domains[command].define(device=False, emulator=QEMU)
+            elif where == "upgrade":
+                for host in hosts.values():
+                    copy_newer(host, f"/root/{command}", self.scratch)
             else:
                 for name in hosts if where == "both" else [where]:
                     self.run_command(hosts[name], command, expected)

@@ -2,22 +2,15 @@
 """The Debian packages are installed, upgraded under a running domain, removed and purged, on Debian 13 and 12."""
 
 import os
-import shutil
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 from libvirt_vsva import LONG_DEADLINE, LibvirtTest
+from libvirt_vsva.packages import BACKEND, PROFILE, QEMU, copy_newer, copy_packages, packages
 
 NAME = "vhost-user-vsva"
-QEMU = "/usr/bin/qemu-system-aarch64-vsva"
-BACKEND = "/usr/libexec/vhost-user-vsva/vhost-user-vsva"
-PROFILE = "/etc/apparmor.d/vhost-user-vsva"
+FOLDER = "/root/packages"
 CHANGED = "# changed by the administrator\n"
-
-
-def control(folder, name):
-    return folder / "DEBIAN" / name
 
 
 class Life(LibvirtTest):
@@ -32,26 +25,9 @@ class Life(LibvirtTest):
             self.skipTest(os.environ.get("VSVA_PACKAGE_HINDRANCE", f"there is no folder with Debian {suite}"))
         self.environment = replace(self.environment, libvirt_root=Path(root))
         host = self.new_host(suite, deployed=False, qemu=False)
-        host.path("/root/packages").mkdir()
-        self.packages = {Path(name).name.split("_")[0]: Path(name) for name in os.environ["VSVA_PACKAGES"].split()}
-        for package in self.packages.values():
-            shutil.copy(package, host.path("/root/packages"))
-        host.run("bash", "-c", "apt-get install --yes --no-install-recommends /root/packages/*.deb")
+        copy_packages(host, FOLDER)
+        host.run("bash", "-c", f"apt-get install --yes --no-install-recommends {FOLDER}/*.deb")
         return host
-
-    def newer(self, host):
-        """A later version, with another program and another profile."""
-        folder = self.scratch / "newer"
-        subprocess.run(["dpkg-deb", "--raw-extract", self.packages[NAME], folder], check=True)
-        with (folder / BACKEND[1:]).open("ab") as file:
-            file.write(b"\n")
-        with (folder / PROFILE[1:]).open("a", encoding="utf-8") as file:
-            file.write("# of the later version\n")
-        text = control(folder, "control").read_text(encoding="utf-8")
-        control(folder, "control").write_text(text.replace("\nVersion: ", "\nVersion: 9:"), encoding="utf-8")
-        path = host.path("/root/packages") / "newer.deb"
-        subprocess.run(["dpkg-deb", "--build", "--root-owner-group", "-Znone", folder, path], check=True, stdout=subprocess.DEVNULL)
-        return "/root/packages/newer.deb"
 
     def status(self, host):
         return host.run("dpkg-query", "--show", "--showformat=${db:Status-Status}", NAME, check=False).stdout
@@ -61,7 +37,7 @@ class Life(LibvirtTest):
         return domain.host.run("readlink", f"/proc/{pid}/exe").stdout.strip()
 
     def assert_installed(self, host):
-        self.assertEqual(host.run("dpkg", "--verify", *self.packages).stdout, "")
+        self.assertEqual(host.run("dpkg", "--verify", *packages()).stdout, "")
         self.assertEqual(host.run("dpkg", "--audit").stdout, "")
         for emulator in (QEMU, "/usr/bin/qemu-system-aarch64"):
             self.assertIn("QEMU emulator version", host.run(emulator, "--version").stdout)
@@ -79,14 +55,13 @@ class Life(LibvirtTest):
     def live(self, suite):
         host = self.new_packaged(suite)
         self.assert_installed(host)
-        # The tests' domain begins with this path.
-        host.run("ln", "-s", QEMU, "/usr/local/bin/qemu-system-aarch64")
         domain = self.new_domain(host).define(emulator=QEMU, options=LONG_DEADLINE).start()
         domain.guest.cmd("dma 0 100 src=fresh dst=fresh")
         self.assert_all_done(domain, 100)
 
         host.run("tee", "--append", PROFILE, text=CHANGED)
-        host.run("dpkg", "--force-confold", "--install", self.newer(host))
+        copy_newer(host, FOLDER, self.scratch)
+        host.run("bash", "-c", f"dpkg --force-confold --install {FOLDER}/{NAME}_*.deb")
         self.assertEqual(self.executed(domain), f"{BACKEND} (deleted)")
         domain.guest.cmd("dma 0 100 src=fresh dst=fresh")
         self.assert_all_done(domain, 200)
@@ -104,8 +79,7 @@ class Life(LibvirtTest):
         self.assertEqual(self.status(host), "config-files")
         self.assertFalse(host.path("/usr/libexec/vhost-user-vsva").exists())
         self.assertTrue(host.path(PROFILE).exists())
-        host.run("rm", "/usr/local/bin/qemu-system-aarch64")
-        host.run("dpkg", "--purge", *self.packages)
+        host.run("dpkg", "--purge", *packages())
         self.assertEqual(host.run("find", "/etc", "/usr", "/var/lib/dpkg", "-name", "*vsva*").stdout, "")
         self.assertIn("QEMU emulator version", host.run("/usr/bin/qemu-system-aarch64", "--version").stdout)
 

@@ -65,11 +65,11 @@ class Domain:
         self.guest = None
         self.events = Journal(f"{host.name} events")
 
-    def define(self, device=True, **options):
+    def define(self, device=True, emulator=QEMU, **options):
         """Define it as libvirt understands it, then with the device."""
-        self.host.virsh("define", "/dev/stdin", text=PLAIN)
+        self.host.virsh("define", "/dev/stdin", text=PLAIN.replace(QEMU, emulator))
         if device:
-            self.define_xml(self.with_device(self.xml(), **options))
+            self.define_xml(self.with_device(self.xml(), emulator, **options))
         return self
 
     def with_device(self, xml, emulator=QEMU, options=()):
