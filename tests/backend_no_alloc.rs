@@ -159,8 +159,11 @@ fn test_backend_in_operation_does_not_allocate() {
         }
         of_other_threads() - before
     };
-    // The thread for requests allocates when it begins to wait for the next one: once, and any time after the last.
-    let first = allocations();
-    assert!(first <= 1, "{first} allocations");
-    assert_eq!(allocations(), 0);
+    // Threads allocate when they begin to wait, each a few times, and on a busy machine at any time
+    // after the last request. What allocates for a fault or a drain does so in every round.
+    let mut rounds = Vec::new();
+    while !rounds.ends_with(&[0; 3]) && rounds.len() < 30 {
+        rounds.push(allocations());
+    }
+    assert!(rounds.ends_with(&[0; 3]), "{rounds:?} allocations");
 }
