@@ -29,7 +29,7 @@ class Life(LibvirtTest):
         host.run("bash", "-c", f"apt-get install --yes --no-install-recommends {FOLDER}/*.deb")
         return host
 
-    def status(self, host):
+    def installed_as(self, host):
         return host.run("dpkg-query", "--show", "--showformat=${db:Status-Status}", NAME, check=False).stdout
 
     def executed(self, domain):
@@ -68,7 +68,7 @@ class Life(LibvirtTest):
         self.assertTrue(host.path(PROFILE).read_text(encoding="utf-8").endswith(CHANGED))
 
         self.assert_command_fails("domains with the device are running", host.run, "dpkg", "--remove", NAME)
-        self.assertEqual(self.status(host), "installed")
+        self.assertEqual(self.installed_as(host), "installed")
         self.assertTrue(host.active(domain.service))
         domain.virsh("destroy")
         domain.start()
@@ -76,7 +76,7 @@ class Life(LibvirtTest):
         domain.virsh("destroy")
 
         host.run("dpkg", "--remove", NAME)
-        self.assertEqual(self.status(host), "config-files")
+        self.assertEqual(self.installed_as(host), "config-files")
         self.assertFalse(host.path("/usr/libexec/vhost-user-vsva").exists())
         self.assertTrue(host.path(PROFILE).exists())
         host.run("dpkg", "--purge", *packages())
