@@ -50,6 +50,8 @@ pub struct Channel {
     kind: Kind,
     cancel: Arc<OwnedFd>,
     received: usize,
+    /// How long it may wait for the front end to move something.
+    idle_limit: Timespec,
 }
 
 impl Channel {
@@ -69,6 +71,7 @@ impl Channel {
             kind,
             cancel,
             received: 0,
+            idle_limit: IDLE_LIMIT,
         })
     }
 
@@ -172,8 +175,8 @@ impl Channel {
             PollFd::from_borrowed_fd(self.cancel.as_fd(), PollFlags::IN),
         ];
         loop {
-            match poll(&mut fds, Some(&IDLE_LIMIT)) {
-                Ok(0) => return Err(TransferError::Idle(IDLE_LIMIT.tv_sec)),
+            match poll(&mut fds, Some(&self.idle_limit)) {
+                Ok(0) => return Err(TransferError::Idle(self.idle_limit.tv_sec)),
                 Ok(_) if !fds[1].revents().is_empty() => return Err(TransferError::Cancelled),
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
@@ -188,5 +191,36 @@ impl Read for Channel {
         let count = self.read_some(buffer).map_err(io::Error::other)?;
         self.received += count;
         Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use rustix::event::{eventfd, EventfdFlags};
+
+    use super::*;
+
+    #[test]
+    fn test_transfer_in_which_nothing_moves_fails_after_the_idle_limit() {
+        let (peer, fd) = UnixStream::pair().unwrap();
+        let cancel = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
+        let mut channel = Channel::new(fd.into(), cancel).unwrap();
+        assert_eq!(channel.idle_limit.tv_sec, 30);
+        channel.idle_limit = Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        };
+
+        let read = channel.read_some(&mut [0]);
+        let written = channel.write_all(&vec![0; 1 << 24]);
+
+        assert!(matches!(read, Err(TransferError::Idle(_))), "{read:?}");
+        assert!(
+            matches!(written, Err(TransferError::Idle(_))),
+            "{written:?}"
+        );
+        drop(peer);
     }
 }

@@ -134,3 +134,38 @@ fn test_config_beyond_its_end_is_a_reply_of_size_0() {
     assert_eq!(beyond.body, [100, 0, 0].map(u32::to_le_bytes).concat());
     raw.assert_served();
 }
+
+fn numbers(first: u32, second: u32) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&first.to_le_bytes());
+    bytes[4..].copy_from_slice(&second.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn test_ring_of_1_to_1024_descriptors_is_taken() {
+    let backend = Backend::start();
+    let mut raw = Raw::negotiated(&backend, raw::ALL_PROTOCOL);
+    for size in [1, 2, 64, 1024] {
+        assert_eq!(raw.acknowledged(raw::SET_VRING_NUM, &numbers(1, size)), 0);
+    }
+}
+
+#[test]
+fn test_ring_of_another_size_or_number_ends_the_connection() {
+    let backend = Backend::start();
+    for (ring, size) in [(0, 0), (0, 3), (1, 1000), (0, 2048), (0, 65536), (2, 64)] {
+        let raw = Raw::negotiated(&backend, raw::ALL_PROTOCOL);
+        raw.assert_refused(raw::SET_VRING_NUM, &numbers(ring, size));
+    }
+}
+
+#[test]
+fn test_config_space_that_is_written_ends_the_connection() {
+    let backend = Backend::start();
+    let raw = Raw::negotiated(&backend, raw::ALL_PROTOCOL);
+    let mut body = [0u32, 4, 0].map(u32::to_le_bytes).concat();
+    body.extend([1, 2, 3, 4]);
+
+    raw.assert_refused(raw::SET_CONFIG, &body);
+}

@@ -20,11 +20,13 @@ use crate::support::{retry_on_intr, Backend, HANG};
 pub const GET_FEATURES: u32 = 1;
 pub const SET_FEATURES: u32 = 2;
 pub const SET_OWNER: u32 = 3;
+pub const SET_VRING_NUM: u32 = 8;
 pub const GET_PROTOCOL_FEATURES: u32 = 15;
 pub const SET_PROTOCOL_FEATURES: u32 = 16;
 pub const GET_QUEUE_NUM: u32 = 17;
 pub const SET_VRING_ENABLE: u32 = 18;
 pub const GET_CONFIG: u32 = 24;
+pub const SET_CONFIG: u32 = 25;
 pub const RESET_DEVICE: u32 = 34;
 pub const GET_SHARED_OBJECT: u32 = 41;
 
@@ -134,6 +136,21 @@ impl Raw {
             Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
             other => panic!("expected the connection to be closed, not {other:?}"),
         }
+    }
+
+    /// Sends a request that is not answered by "done" and ends the connection.
+    pub fn assert_refused(mut self, code: u32, body: &[u8]) {
+        self.write(code, NEED_REPLY, body, None);
+        let mut bytes = Vec::new();
+        match self.0.read_to_end(&mut bytes) {
+            Ok(_) => {}
+            Err(e) => assert_eq!(e.kind(), std::io::ErrorKind::ConnectionReset),
+        }
+        let answer: Vec<u8> = bytes.into_iter().skip(12).collect();
+        assert!(
+            answer.is_empty() || answer != [0; 8],
+            "{code} is answered by 0"
+        );
     }
 
     /// The connection goes on.
