@@ -106,13 +106,16 @@ impl Log for Limited {
                 return;
             };
             if suppressed > 0 {
-                let text = format_args!("{suppressed} messages like the next one were suppressed");
-                let notice = Record::builder()
-                    .metadata(record.metadata().clone())
-                    .module_path(record.module_path())
-                    .args(text)
-                    .build();
-                self.logger.log(&notice);
+                // In one statement: before Rust 1.89 the text does not outlive it.
+                self.logger.log(
+                    &Record::builder()
+                        .metadata(record.metadata().clone())
+                        .module_path(record.module_path())
+                        .args(format_args!(
+                            "{suppressed} messages like the next one were suppressed"
+                        ))
+                        .build(),
+                );
             }
         }
         self.logger.log(record);
