@@ -110,6 +110,8 @@ pub enum VmStep {
     LastPass,
     /// savevm_state_cleanup.
     SaveEnds,
+    /// loadvm_state_setup: a state is going to be loaded.
+    LoadSetup,
     /// vmstate_load of a vhost-user-vsva device.
     LoadBegins,
     /// savevm_state_switchover_ready: somebody has asked the vhost-user-vsva devices.
@@ -283,6 +285,7 @@ fn vm_step(name: &str, f: &Fields) -> Result<Option<VmStep>, String> {
         },
         "vmstate_downtime_save" => VmStep::LastPass,
         "savevm_state_cleanup" => VmStep::SaveEnds,
+        "loadvm_state_setup" => VmStep::LoadSetup,
         "vmstate_load" if f.words().last() == Some("vhost-user-vsva") => VmStep::LoadBegins,
         "savevm_state_switchover_ready" if f.words().next() == Some("vhost-user-vsva-drain") => {
             VmStep::Asked

@@ -92,7 +92,8 @@ class VsvaTest(avocado.Test):
     def new_vm(self, name="source", **options):
         vm = Vm(self.environment, name, self.folder, **options)
         self.processes.append(vm.quit)
-        self.replay.add(vm, options.get("backend"), options.get("vsva"))
+        backends = options.get("backends") or {0: options.get("backend")}
+        self.replay.add(vm, {f"vsva{number}": one for number, one in backends.items() if one}, options.get("vsva"))
         return vm
 
     def new_pair(self, source_backend=(), destination_backend=(), **options):

@@ -5,7 +5,7 @@ STALLS_ON = {"stall": "on", "ssidsize": 8}
 TRACE_PATTERNS = ("vsva_*", "smmuv3_stall_*", "smmuv3_deliver_event*", "smmuv3_fault_handler*", "smmuv3_cmdq_sync_wait",
                   # What the rules of a front end also need, see replay.py.
                   "runstate_set", "vm_state_notify", "savevm_state_switchover_*", "savevm_state_cleanup",
-                  "vmstate_downtime_save", "vmstate_load")
+                  "vmstate_downtime_save", "loadvm_state_setup", "vmstate_load")
 FIRST_TEST_DEVICE = 0x10
 
 

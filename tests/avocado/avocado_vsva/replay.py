@@ -20,15 +20,15 @@ class Replay:
         self._undrained = False
         self._backends = []
 
-    def add(self, vm, backend=None, vsva=None):
-        """A VM that has been started; the backend, or the relay before it, of its device; that one's properties."""
+    def add(self, vm, backends, vsva=None):
+        """A VM that has been started; the backend, or the relay before it, of each of its devices; their properties."""
         self._words += ["--qemu", vm.trace_path]
         if (vsva or {}).get("x-unsafe-no-drain") == "on":
             self._undrained = True
-        if backend is not None:
+        for device, backend in backends.items():
             backend = getattr(backend, "backend", backend)
             self._backends.append(backend)
-            self._words += ["--backend", f"{backend.event_log_path}={vm.trace_path}"]
+            self._words += ["--backend", f"{backend.event_log_path}={vm.trace_path}@{device}"]
 
     def check(self):
         """To be called when all of them have ended. One that was killed leaves the beginning of a trace."""

@@ -40,6 +40,8 @@ pub struct Machine {
     asked: bool,
     /// A drain is needed before the VM is stopped.
     drains: bool,
+    /// A state has been loaded, and the VM has not run since.
+    loaded: bool,
     /// DRAINED has ended by itself.
     release_due: bool,
     /// The back-end must have gone, or this step is illegal; QEMU has not said so yet.
@@ -59,6 +61,7 @@ impl Machine {
             timeout_ms: 0,
             asked: false,
             drains,
+            loaded: false,
             release_due: false,
             unsaid_loss: None,
             posted: Posted::default(),

@@ -41,11 +41,17 @@ impl Machine {
                     self.front.vm_is(Vm::Running);
                 }
             }
-            VmStep::Notify { running: true, .. } => self.front.vm_is(Vm::Running),
+            VmStep::Notify { running: true, .. } => {
+                self.loaded = false;
+                self.front.vm_is(Vm::Running);
+            }
             VmStep::Notify { running: false, .. } => self.front.vm_is(Vm::Stopped),
             VmStep::LastPass => self.front.last_pass()?,
             VmStep::SaveEnds if vm == Vm::Saving => self.front.vm_is(Vm::Stopped),
             VmStep::SaveEnds => {}
+            VmStep::LoadSetup => self.loaded = false,
+            // It may be another one's, after this one has been loaded.
+            VmStep::LoadBegins if self.loaded => {}
             VmStep::LoadBegins => self.front.begin_load(),
             VmStep::Asked => self.asked = true,
             VmStep::AskedNoMore => self.asked = false,
@@ -75,6 +81,7 @@ impl Machine {
 
     /// F9: the state that was saved, loaded here. Without the back-end's part nothing was queued.
     pub fn load(&mut self, loaded: &Loaded, saved: Option<&SavedState>) -> Result<(), Violation> {
+        self.loaded = true;
         let Some(saved) = saved.filter(|_| loaded.backend) else {
             self.front.vm_is(Vm::Stopped);
             self.front.goes_on_from(loaded.generation);
