@@ -5,6 +5,7 @@ mod attach;
 mod drain;
 mod faults;
 mod hold;
+mod kernel_model;
 mod model;
 mod output;
 mod page_requests;
