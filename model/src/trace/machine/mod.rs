@@ -95,7 +95,10 @@ impl Machine {
     }
 
     fn try_step(&mut self, line: usize, step: &Step) -> Result<(), Violation> {
-        if !matches!(step, Step::State { .. } | Step::PortalTrap { .. }) {
+        if !matches!(
+            step,
+            Step::State { .. } | Step::PortalTrap { .. } | Step::Loaded(_)
+        ) {
             self.check_shown()?;
         }
         if std::mem::take(&mut self.release_due) && !matches!(step, Step::Release { .. }) {

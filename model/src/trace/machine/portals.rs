@@ -46,6 +46,12 @@ impl Machine {
             self.front.recovered()?;
         }
         let phase = self.front.phase();
+        if to == Phase::Loaded as u32 && self.front.vm() == Vm::Loading && self.shown as u32 == from
+        {
+            // What has been loaded is said at once, by vsva_loaded.
+            self.shown = Phase::Loaded;
+            return Ok(());
+        }
         if self.shown as u32 != from || phase as u32 != to {
             let shown = self.shown;
             let what = format!("{from} -> {to}, it was {shown:?} and is to be {phase:?}");
