@@ -5,7 +5,7 @@ use std::{
     io::{IoSlice, IoSliceMut, Read},
     mem::MaybeUninit,
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::net::UnixStream,
     },
 };
@@ -20,7 +20,9 @@ use crate::support::{retry_on_intr, Backend, HANG};
 pub const GET_FEATURES: u32 = 1;
 pub const SET_FEATURES: u32 = 2;
 pub const SET_OWNER: u32 = 3;
+pub const SET_MEM_TABLE: u32 = 5;
 pub const SET_VRING_NUM: u32 = 8;
+pub const SET_VRING_KICK: u32 = 12;
 pub const GET_PROTOCOL_FEATURES: u32 = 15;
 pub const SET_PROTOCOL_FEATURES: u32 = 16;
 pub const GET_QUEUE_NUM: u32 = 17;
@@ -29,6 +31,8 @@ pub const GET_CONFIG: u32 = 24;
 pub const SET_CONFIG: u32 = 25;
 pub const RESET_DEVICE: u32 = 34;
 pub const GET_SHARED_OBJECT: u32 = 41;
+pub const SET_DEVICE_STATE_FD: u32 = 42;
+pub const CHECK_DEVICE_STATE: u32 = 43;
 
 const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
@@ -64,7 +68,10 @@ impl Reply {
 
 impl Raw {
     pub fn new(backend: &Backend) -> Self {
-        let stream = backend.stream();
+        Self::over(backend.stream())
+    }
+
+    pub fn over(stream: UnixStream) -> Self {
         stream.set_read_timeout(Some(HANG)).unwrap();
         Self(stream)
     }
@@ -107,6 +114,46 @@ impl Raw {
     pub fn acknowledged(&mut self, code: u32, body: &[u8]) -> u64 {
         self.write(code, NEED_REPLY, body, None);
         self.reply(code).number()
+    }
+
+    /// The same, with a descriptor.
+    pub fn acknowledged_with(&mut self, code: u32, body: &[u8], fd: BorrowedFd<'_>) -> u64 {
+        self.write(code, NEED_REPLY, body, Some(fd));
+        self.reply(code).number()
+    }
+
+    /// Sends a request with a descriptor that has a reply of its own.
+    pub fn ask_with(&mut self, code: u32, body: &[u8], fd: BorrowedFd<'_>) -> Reply {
+        self.write(code, 0, body, Some(fd));
+        self.reply(code)
+    }
+
+    /// Sends a request with a descriptor that is not answered by "done" and ends the connection.
+    pub fn assert_refused_with(mut self, code: u32, body: &[u8], fd: BorrowedFd<'_>) {
+        self.write(code, NEED_REPLY, body, Some(fd));
+        let mut replies = Vec::new();
+        match retry_on_intr(|| self.0.read_to_end(&mut replies)) {
+            Ok(_) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => {}
+            Err(e) => panic!("expected the connection to be closed, not {e}"),
+        }
+        let answer = replies.get(12..20);
+        assert_ne!(answer, Some(&[0; 8][..]), "it has been acknowledged");
+    }
+
+    /// Bytes that the back-end has not read yet.
+    pub fn unread(&self) -> i32 {
+        let mut count = 0;
+        // SAFETY: TIOCOUTQ writes one int.
+        let result = unsafe {
+            libc::ioctl(
+                self.0.as_raw_fd(),
+                libc::TIOCOUTQ,
+                std::ptr::from_mut(&mut count),
+            )
+        };
+        assert_eq!(result, 0);
+        count
     }
 
     fn reply(&mut self, code: u32) -> Reply {
@@ -157,4 +204,9 @@ impl Raw {
     pub fn assert_served(&mut self) {
         self.ask(GET_FEATURES, &[]);
     }
+}
+
+/// A body of 32-bit numbers.
+pub fn words(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }

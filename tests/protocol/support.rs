@@ -205,6 +205,26 @@ pub fn options() -> Options {
     }
 }
 
+/// Connects to a program that is about to be ready.
+pub fn connect(child: &mut Child, socket: &Path) -> UnixStream {
+    loop {
+        assert_eq!(child.try_wait().unwrap(), None, "it has ended");
+        if let Ok(stream) = UnixStream::connect(socket) {
+            return stream;
+        }
+        thread::yield_now();
+    }
+}
+
+pub fn terminate(child: &mut Child) {
+    rustix::process::kill_process(
+        rustix::process::Pid::from_child(child),
+        rustix::process::Signal::TERM,
+    )
+    .unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
 /// The device's end of a fault channel, as an emulated device has it.
 pub struct FaultSource {
     stream: UnixStream,

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Who reads the messages and the event log, or does not, holds nobody; nor does who makes the process talk.
+
+use std::{
+    fs::File,
+    os::unix::net::{UnixDatagram, UnixStream},
+    process::{Command, Stdio},
+};
+
+use rustix::fs::{fcntl_getfl, fcntl_setfl, mknodat, FileType, Mode, OFlags, CWD};
+use vhost_user_vsva::frontend::Frontend;
+
+use crate::{
+    raw::{self, Raw},
+    support::{attachment, command, connect, options, terminate, Backend, OneDevice},
+};
+
+#[test]
+fn test_event_log_fifo_without_reader_does_not_hold_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("events");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+    let backend = Backend::start_with(&["--event-log", fifo.to_str().unwrap()]);
+    backend.connect();
+    assert!(backend.terminate().success());
+}
+
+/// A pipe that takes nothing more, as what is written to and what holds it open.
+fn full_pipe() -> (Stdio, File) {
+    let (reader, writer) = rustix::pipe::pipe().unwrap();
+    let flags = fcntl_getfl(&writer).unwrap();
+    fcntl_setfl(&writer, flags | OFlags::NONBLOCK).unwrap();
+    for size in [4096, 1] {
+        while rustix::io::write(&writer, &[b'x'; 4096][..size]).is_ok() {}
+    }
+    fcntl_setfl(&writer, flags).unwrap();
+    (writer.into(), reader.into())
+}
+
+#[test]
+fn test_stderr_that_nobody_reads_holds_neither_faults_nor_clients_nor_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let (stderr, reader) = full_pipe();
+    let socket = dir.path().join("vsva.sock");
+    let mut child = command()
+        .args(["--log-level", "trace", "--socket-path"])
+        .arg(&socket)
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let frontend = Frontend::from_stream(connect(&mut child, &socket), &options()).unwrap();
+    let mut vm = OneDevice::with_frontend(frontend);
+    for page in 0..100 {
+        let (_, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        vm.source.answer();
+    }
+    drop(vm);
+    let stream = UnixStream::connect(&socket).unwrap();
+    assert_eq!(Raw::over(stream).ask(raw::GET_FEATURES, &[]).body.len(), 8);
+    terminate(&mut child);
+    drop(reader);
+}
+
+#[test]
+fn test_event_log_that_nobody_reads_holds_neither_faults_nor_deadlines_nor_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("events");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+    let backend = Backend::start_with(&["--event-log", fifo.to_str().unwrap()]);
+    let mut vm = OneDevice::new(&backend);
+    for page in 0..1000 {
+        let (_, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        vm.source.answer();
+    }
+    assert!(backend.terminate().success());
+}
+
+#[test]
+fn test_event_log_that_is_as_large_as_it_may_be_does_not_end_the_process() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("events");
+    std::fs::write(&log, [b'\n'; 8192]).unwrap();
+    let socket = dir.path().join("vsva.sock");
+    let mut child = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -f 1; exec \"$0\" --socket-path \"$1\" --event-log \"$2\"",
+        ])
+        .args([
+            env!("CARGO_BIN_EXE_vhost-user-vsva").as_ref(),
+            &*socket,
+            &*log,
+        ])
+        .env_remove("RUST_LOG")
+        .spawn()
+        .unwrap();
+    let stream = connect(&mut child, &socket);
+    drop(stream);
+    terminate(&mut child);
+}
+
+#[test]
+fn test_service_manager_that_does_not_read_does_not_hold_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let notify = dir.path().join("notify");
+    let _manager = UnixDatagram::bind(&notify).unwrap();
+    let other = UnixDatagram::unbound().unwrap();
+    other.set_nonblocking(true).unwrap();
+    while other.send_to(b"x", &notify).is_ok() {}
+    let socket = dir.path().join("vsva.sock");
+    let mut child = command()
+        .arg("--socket-path")
+        .arg(&socket)
+        .env("NOTIFY_SOCKET", &notify)
+        .spawn()
+        .unwrap();
+    let stream = connect(&mut child, &socket);
+    assert_eq!(Raw::over(stream).ask(raw::GET_FEATURES, &[]).body.len(), 8);
+    terminate(&mut child);
+}
+
+#[test]
+fn test_requests_that_are_refused_without_end_are_not_all_logged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, messages) = (dir.path().join("vsva.sock"), dir.path().join("messages"));
+    let mut child = command()
+        .arg("--socket-path")
+        .arg(&socket)
+        .stderr(File::create(&messages).unwrap())
+        .spawn()
+        .unwrap();
+    let stream = connect(&mut child, &socket);
+    let mut frontend = Frontend::from_stream(stream, &options()).unwrap();
+    let mut attach = frontend.attach_channel().unwrap();
+    for _ in 0..5000 {
+        attach.attach(&attachment(0), None).unwrap_err();
+    }
+    terminate(&mut child);
+
+    let text = std::fs::read_to_string(&messages).unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("for device 0"))
+        .count();
+    assert!((100..2500).contains(&lines), "{lines} lines");
+}
