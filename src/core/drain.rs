@@ -65,7 +65,7 @@ impl<O: Observer> Core<O> {
             answered: 0,
             outcome: None,
         };
-        self.counters.drains += 1;
+        self.counters.drains = self.counters.drains.wrapping_add(1);
         for (_, device) in self.devices.iter_mut() {
             device.quiesced = false;
         }
@@ -207,7 +207,7 @@ impl<O: Observer> Core<O> {
             untaken: U32::new(untaken),
             untaken_device: U32::new(untaken_device.unwrap_or(0)),
         }));
-        self.counters.drains_failed += 1;
+        self.counters.drains_failed = self.counters.drains_failed.wrapping_add(1);
         self.observe(
             now_ns,
             Observation::DrainFailed {

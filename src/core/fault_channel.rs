@@ -53,7 +53,7 @@ impl<O: Observer> Core<O> {
         let of_group = self.channels.group_mut(group);
         of_group.records = of_group.records.saturating_add(1);
         self.outstanding = self.outstanding.saturating_add(1);
-        self.counters.faults_read += 1;
+        self.counters.faults_read = self.counters.faults_read.wrapping_add(1);
         if let Some(slot) = self.channels.get_mut(index) {
             slot.empty = false;
         }
@@ -365,7 +365,10 @@ impl<O: Observer> Core<O> {
                 break;
             };
             if counted {
-                self.counters.faults_answered += u64::from(group.records);
+                self.counters.faults_answered = self
+                    .counters
+                    .faults_answered
+                    .wrapping_add(u64::from(group.records));
                 self.drain.answered = self.drain.answered.saturating_add(group.records);
             }
             self.observe(
@@ -385,7 +388,10 @@ impl<O: Observer> Core<O> {
     pub fn answer_aborted(&mut self, channel: u32, now_ns: u64) {
         let counted = !self.is_left_over(channel);
         if let Some(group) = self.take_answer(channel) {
-            self.counters.answers_aborted += u64::from(counted);
+            self.counters.answers_aborted = self
+                .counters
+                .answers_aborted
+                .wrapping_add(u64::from(counted));
             self.observe(
                 now_ns,
                 Observation::AnswerAborted {

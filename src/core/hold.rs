@@ -140,7 +140,7 @@ impl<O: Observer> Core<O> {
             }
         }
         self.outstanding = self.outstanding.saturating_sub(gone.records);
-        self.counters.answers_aborted += 1;
+        self.counters.answers_aborted = self.counters.answers_aborted.wrapping_add(1);
         let channel = self.channels.get(channel).map_or(NIL, |slot| slot.number);
         self.observe(
             now_ns,

@@ -172,7 +172,7 @@ impl<O: Observer> Core<O> {
             Output::Replay(Pending { device, submission }) => {
                 self.prefer_replay = false;
                 self.pending.pop();
-                self.counters.replays += 1;
+                self.counters.replays = self.counters.replays.wrapping_add(1);
                 self.release.replayed += 1;
                 Observation::Replayed {
                     device,

@@ -126,7 +126,7 @@ impl<O: Observer> Core<O> {
     }
 
     fn unknown_answer(&mut self, sid: u32, stag: Option<u16>, now_ns: u64) {
-        self.counters.unknown_answers += 1;
+        self.counters.unknown_answers = self.counters.unknown_answers.wrapping_add(1);
         self.observe(now_ns, Observation::UnknownAnswer { sid, stag });
     }
 
@@ -163,7 +163,7 @@ impl<O: Observer> Core<O> {
             });
         }
         self.resync = false;
-        self.counters.submissions += 1;
+        self.counters.submissions = self.counters.submissions.wrapping_add(1);
         if matches!(self.drain.phase, Phase::Running | Phase::Releasing) {
             self.release.due = true;
         }

@@ -397,3 +397,30 @@ fn test_restore_of_contradicting_tickets_is_refused() {
     assert_eq!(with(4, 4, false), Ok(()));
     assert_eq!(with(u64::MAX, u64::MAX, false), Ok(()));
 }
+
+#[test]
+fn test_counters_restored_at_their_limit_go_on_at_zero() {
+    let mut state = source().core.snapshot().unwrap();
+    state.counters = Some([u64::MAX; 8]);
+    state.general.faults_read = u64::MAX;
+    state.general.faults_answered = u64::MAX;
+    let mut rig = destination();
+    rig.core.restore(&state, rig.now).unwrap();
+    rig.ticket = 4;
+
+    let stag = rig.delivered(1);
+    rig.resume(0, stag);
+    rig.resume(0, stag);
+    rig.answers(0);
+    rig.submit(0);
+    rig.drain(6, 0);
+    rig.core.tick(rig.now);
+    rig.release(6);
+    rig.messages();
+
+    let counters = rig.core.counters();
+    assert_eq!((counters.faults_read, counters.faults_answered), (0, 0));
+    assert_eq!((counters.unknown_answers, counters.submissions), (0, 0));
+    assert_eq!((counters.drains, counters.drains_failed), (0, 0));
+    assert_eq!(counters.replays, 3);
+}
