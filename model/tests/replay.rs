@@ -437,6 +437,39 @@ fn test_illegal_step_names_line_rule_and_state() {
 }
 
 #[test]
+fn test_vm_paused_while_it_is_stopped_for_a_migration_keeps_the_rules() {
+    let mut both = Recording::new("migration");
+    both.insert_after(
+        "source.log",
+        "runstate_set current_run_state 4 (paused) new_state 7 (finish-migrate)",
+        "runstate_set current_run_state 9 (running) new_state 7 (finish-migrate)",
+    )
+    .replace(
+        "source.log",
+        "9 (running) new_state 7 (finish-migrate)",
+        "9 (running) new_state 4 (paused)",
+    )
+    .replace(
+        "source.log",
+        "running 0 reason 7 (finish-migrate)",
+        "running 0 reason 4 (paused)",
+    );
+    both.replay().unwrap();
+}
+
+#[test]
+fn test_notice_of_a_run_state_that_the_vm_has_not_had_is_not_understood() {
+    let mut wrong = Recording::new("migration");
+    wrong.replace(
+        "source.log",
+        "running 0 reason 7 (finish-migrate)",
+        "running 0 reason 4 (paused)",
+    );
+    let text = wrong.replay().unwrap_err().to_string();
+    assert!(text.contains("not understood, the run state"), "{text}");
+}
+
+#[test]
 fn test_line_without_a_field_is_not_understood() {
     let mut wrong = Recording::new("migration");
     wrong.replace("source.log", "device 1 ticket 5 ", "device 1 ");
