@@ -25,7 +25,7 @@ class TwoBackends(VsvaTest):
         self.assertEqual(source.guest.cmd("hello")["devices"], 2)
         return source, backends
 
-    def status(self, vm):
+    def entries(self, vm):
         """By the number of the device."""
         return {int(entry["id"][-1]): entry for entry in vm.qmp.cmd("query-vsva")}
 
@@ -52,7 +52,7 @@ class TwoBackends(VsvaTest):
         source.guest.wait("waiters=7")
         since = self.start_migration(source, destination)
         self.both(source, "VSVA_DRAIN_STARTED", since)
-        self.assertEqual({number: entry["outstanding"] for number, entry in self.status(source).items()}, {0: 4, 1: 3})
+        self.assertEqual({number: entry["outstanding"] for number, entry in self.entries(source).items()}, {0: 4, 1: 3})
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")
         source.guest.cmd("dma 1 50 src=fresh dst=fresh")
         source.guest.release_faults()
@@ -85,7 +85,7 @@ class TwoBackends(VsvaTest):
         source, backends = self.new_source_of_two()
         self.begin_load(source)
         self.assert_all_of_load_done(source)
-        sids = {number: entry["devices"][0]["sid"] for number, entry in self.status(source).items()}
+        sids = {number: entry["devices"][0]["sid"] for number, entry in self.entries(source).items()}
         self.assertEqual(len(set(sids.values())), 2)
         source.quit()
         for number, backend in backends.items():
@@ -120,7 +120,7 @@ class TwoBackends(VsvaTest):
         source.guest.wait("completed=2000 dev=1", 120)
         result = source.guest.cmd("verify 1", 120)
         self.assertEqual((result["checked"], result["missing"], result["aborted"]), (2000, 0, 0), result)
-        self.assertEqual({number: entry["connected"] for number, entry in self.status(source).items()},
+        self.assertEqual({number: entry["connected"] for number, entry in self.entries(source).items()},
                          {0: False, 1: True})
         source.guest.cmd("dma 0 20 src=warm dst=warm")
         source.guest.wait("completed=20 dev=0")

@@ -23,6 +23,7 @@ from .environment import Environment
 from .replay import Replay, RulesBroken
 from .vm import Vm
 
+OVERRIDDEN = ("setUp", "tearDown", "timeout")
 KEEP = os.environ.get("VSVA_KEEP_LOGS") == "1"
 
 
@@ -50,6 +51,8 @@ class VsvaTest(avocado.Test):
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         for name, member in list(vars(cls).items()):
+            if name not in OVERRIDDEN and not name.startswith("_") and hasattr(avocado.Test, name):
+                raise TypeError(f"{cls.__name__}.{name} is an attribute that avocado needs: give it another name")
             if name.startswith("test_"):
                 setattr(cls, name, _keep_logs_on_failure(member))
 
