@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 LINE = re.compile(r"^(\d{4}-\d\d-\d\dT[\d:.]+)(Z|[+-]\d\d:?\d\d) (\w+) ?(.*)$")
-FIELD = re.compile(r"([\w-]+)[=: ]\s*(0x[0-9a-fA-F]+|\d+)\b")
+FIELD = re.compile(r"\b([A-Za-z_][\w-]*)[=: ]\s*(0x[0-9a-fA-F]+|\d+)\b")
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class TraceEvent:
 
     def ids(self):
         """Numbers of the line by the word before them."""
-        return {key: int(value, 0) for key, value in FIELD.findall(self.text)}
+        return {key: int(value, 16 if value.startswith("0x") else 10) for key, value in FIELD.findall(self.text)}
 
 
 def read_trace(path):
