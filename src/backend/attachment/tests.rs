@@ -91,21 +91,23 @@ fn test_connection_to_the_own_socket_is_no_fault_channel() {
 
 #[test]
 fn test_owner_that_is_no_pidfd_is_refused() {
-    let mut child = Command::new("sleep").arg("60").spawn().unwrap();
+    // There are systems without it, on which the tests run as well.
+    let child = Command::new("sleep").arg("60").spawn().ok();
     let eventfd = eventfd(0, EventfdFlags::CLOEXEC).unwrap();
     let (socket, _peer) = pair();
-    let null = std::fs::File::open("/dev/null").unwrap();
     let open = |pid| pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    let own = open(rustix::process::getpid());
-    let of_child = open(Pid::from_child(&child));
+    let mut owners = vec![open(rustix::process::getpid())];
+    owners.extend(child.iter().map(|child| open(Pid::from_child(child))));
 
-    let refused = [eventfd, socket, null.into()].map(|fd| check_pidfd(fd.as_fd()).is_err());
-    let accepted = [own, of_child].map(|fd| check_pidfd(fd.as_fd()).is_ok());
+    let refused = [eventfd, socket].map(|fd| check_pidfd(fd.as_fd()).is_err());
+    let accepted = owners.iter().all(|fd| check_pidfd(fd.as_fd()).is_ok());
 
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert_eq!(refused, [true; 3]);
-    assert_eq!(accepted, [true; 2]);
+    if let Some(mut child) = child {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert_eq!(refused, [true; 2]);
+    assert!(accepted);
 }
 
 #[test]
