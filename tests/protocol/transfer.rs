@@ -26,14 +26,20 @@ fn begun(frontend: &mut Frontend, direction: VhostTransferStateDirection) -> Uni
     ours
 }
 
-#[test]
-fn test_load_takes_effect_at_check_and_not_before() {
-    let backend = Backend::start();
+/// A front end that has sent the whole of a state to be loaded, and not asked for the result.
+fn loading(backend: &Backend) -> (Frontend, Vec<u8>) {
     let mut frontend = backend.negotiate();
     let state = frontend.save().unwrap();
     let mut channel = begun(&mut frontend, LOAD);
     channel.write_all(&state).unwrap();
     drop(channel);
+    (frontend, state)
+}
+
+#[test]
+fn test_load_takes_effect_at_check_and_not_before() {
+    let backend = Backend::start();
+    let (mut frontend, _) = loading(&backend);
 
     assert_eq!(phase(&mut frontend), Phase::Running as u32);
     frontend.check_state().unwrap();
@@ -44,11 +50,7 @@ fn test_load_takes_effect_at_check_and_not_before() {
 #[test]
 fn test_load_without_check_has_no_effect_when_the_connection_ends() {
     let backend = Backend::start();
-    let mut frontend = backend.negotiate();
-    let state = frontend.save().unwrap();
-    let mut channel = begun(&mut frontend, LOAD);
-    channel.write_all(&state).unwrap();
-    drop(channel);
+    let (frontend, state) = loading(&backend);
     drop(frontend);
 
     let mut frontend = backend.negotiate();

@@ -115,19 +115,6 @@ fn test_fault_of_a_quiesced_device_before_drained_is_sent_resumes_the_drain() {
 }
 
 #[test]
-fn test_fault_after_drained_was_sent_is_served_and_the_phase_stays() {
-    let mut rig = complete();
-    rig.messages();
-
-    let stag = rig.delivered(1);
-    rig.resume(0, stag);
-
-    assert_eq!(rig.answers(0), [(1, 0)]);
-    assert_eq!(rig.core.phase(), Phase::Drained);
-    assert!(rig.observed(&Observation::DisturbedAfterDrained { generation: 1 }));
-}
-
-#[test]
 fn test_events_of_a_detached_device_are_not_sent() {
     let mut rig = Rig::new();
     rig.attach(&desc(1, 1));

@@ -138,6 +138,15 @@ impl Rig {
         });
     }
 
+    /// Resumes every fault that the guest has been told of since it last looked; returns how many.
+    pub fn resume_all(&mut self, device: u32) -> usize {
+        let stags = self.stags();
+        for &stag in &stags {
+            self.resume(device, stag);
+        }
+        stags.len()
+    }
+
     pub fn abort(&mut self, device: u32, stag: u16) {
         self.command(SmmuCommand::Resume {
             sid: sid(device),

@@ -189,17 +189,11 @@ fn test_group_of_stalls_larger_than_the_share_goes_on_as_the_guest_answers() {
     let mut answered = 0;
     for _ in 0..9 {
         while rig.try_fault(0, &part(0, 1)).is_err() {
-            for stag in rig.stags() {
-                rig.resume(0, stag);
-                answered += 1;
-            }
+            answered += rig.resume_all(0);
         }
     }
     rig.fault(0, &record(0, 1));
-    for stag in rig.stags() {
-        rig.resume(0, stag);
-        answered += 1;
-    }
+    answered += rig.resume_all(0);
 
     assert_eq!(answered, 10);
     assert_eq!(rig.answers(0), [(1, 0)]);
