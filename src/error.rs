@@ -43,13 +43,8 @@ pub enum Error {
         source: io::Error,
     },
     /// The process could not be confined.
-    #[error("Cannot confine the process ({what}): {reason}; see --sandbox and --seccomp")]
-    Sandbox {
-        /// The mechanism that failed.
-        what: &'static str,
-        /// Why.
-        reason: String,
-    },
+    #[error("{0}")]
+    Sandbox(#[from] crate::sandbox::SandboxError),
     /// A resource of the system could not be had.
     #[error("{what}: {source}")]
     System {

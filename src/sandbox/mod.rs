@@ -17,8 +17,7 @@ use rustix::{
     },
     time::{clock_gettime, ClockId},
 };
-
-use crate::error::Error;
+use thiserror::Error;
 
 /// How to confine the process besides seccomp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +41,16 @@ pub enum SeccompAction {
     Trap,
 }
 
+/// The process could not be confined.
+#[derive(Debug, Error)]
+#[error("Cannot confine the process ({what}): {reason}; see --sandbox and --seccomp")]
+pub struct SandboxError {
+    /// The mechanism that failed.
+    pub what: &'static str,
+    /// Why.
+    pub reason: String,
+}
+
 /// Confines the process. Must be called while it has one thread only, after everything is open.
 ///
 /// `socket` is the socket file that the process removes when it ends.
@@ -49,8 +58,8 @@ pub fn enter(
     mode: SandboxMode,
     seccomp: SeccompAction,
     socket: Option<&Path>,
-) -> Result<(), Error> {
-    let failed = |what, reason: &dyn std::fmt::Display| Error::Sandbox {
+) -> Result<(), SandboxError> {
+    let failed = |what, reason: &dyn std::fmt::Display| SandboxError {
         what,
         reason: reason.to_string(),
     };
