@@ -19,7 +19,7 @@
 use std::hint::black_box;
 
 use criterion::{criterion_group, criterion_main, BatchSize, Criterion, Throughput};
-use vhost_user_vsva::core::{Core, DeviceDesc, Limits};
+use vhost_user_vsva::core::{Attachment, Core, Limits};
 use vhost_user_vsva::state;
 use vhost_user_vsva::wire::{
     DrainRequest, EventRecord, GenerationPayload, Message, MessageType, PageResponse, Payload,
@@ -50,7 +50,7 @@ impl Driver {
             ..Limits::default()
         };
         let mut core = Core::new(limits, ()).unwrap();
-        let desc = DeviceDesc {
+        let desc = Attachment {
             device: 0,
             vsid: SID,
             dev_id: 0,

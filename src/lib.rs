@@ -16,6 +16,7 @@ pub mod core;
 pub mod error;
 #[cfg(feature = "frontend")]
 pub mod frontend;
+mod lock;
 pub mod messages;
 pub mod sandbox;
 mod seqlock;

@@ -4,7 +4,7 @@
 mod counting_alloc;
 
 use counting_alloc::of_this_thread;
-use vhost_user_vsva::core::{Core, DeviceDesc, FaultError, Limits};
+use vhost_user_vsva::core::{Attachment, Core, FaultError, Limits};
 use vhost_user_vsva::wire::{
     DrainRequest, EventRecord, GenerationPayload, Message, MessageType, PageResponse, Payload,
     PgFault, ResponseCode, SmmuCommand, Submission, DEVICE_NONE, PGFAULT_LAST_PAGE, U32, U64,
@@ -107,7 +107,7 @@ fn test_core_in_operation_does_not_allocate() {
         seq: 0,
         ticket: 0,
     };
-    let desc = DeviceDesc {
+    let desc = Attachment {
         device: 0,
         vsid: 8,
         dev_id: 0,

@@ -5,7 +5,7 @@
 
 #![forbid(unsafe_code)]
 
-use vhost_user_vsva::core::{Core, DeviceDesc, FaultError, Limits, Phase};
+use vhost_user_vsva::core::{Attachment, Core, FaultError, Limits, Phase};
 use vhost_user_vsva::state;
 use vhost_user_vsva::wire::{
     LostReason, Message, MessageType, PageResponse, PgFault, Submission, MESSAGE_SIZE,
@@ -26,7 +26,7 @@ const KEEP_TICKET: u8 = 1 << 6;
 fn core() -> Core {
     let mut core = Core::new(LIMITS, ()).expect("limits are in range");
     for (device, channel) in [(0, 0), (1, 0), (2, 1)] {
-        let desc = DeviceDesc {
+        let desc = Attachment {
             device,
             vsid: device,
             dev_id: device,

@@ -19,16 +19,21 @@ use rustix::{
 };
 
 use super::{
-    attach::{AttachSocket, Received},
-    attachment::{AttachFailure, AttachFds},
-    device::{lock, Device},
-    poller::{Interest, Ready, BATCH},
-    shared_memory::SharedMemory,
-    wake::Wake,
+    attach::{
+        service::{AttachFailure, AttachFds},
+        socket::{AttachSocket, Received},
+    },
+    published::shared_memory::SharedMemory,
+    shell::Shell,
+    wait::{
+        poller::{Interest, Ready, BATCH},
+        wake::Wake,
+    },
 };
 use crate::{
-    core::{AttachError, DeviceDesc, HoldError},
+    core::{AttachError, Attachment, HoldError},
     error::Error,
+    lock::lock,
     wire::{
         AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
         ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ,
@@ -45,7 +50,7 @@ const END_LIMIT_S: i64 = 3;
 
 /// The engine as the other threads see it.
 pub struct Engine {
-    device: Arc<Device>,
+    shell: Arc<Shell>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
     ended: Wake,
@@ -69,12 +74,12 @@ struct Shared {
 
 impl Engine {
     /// Starts the thread.
-    pub fn start(device: Arc<Device>) -> Result<Self, Error> {
+    pub fn start(shell: Arc<Shell>) -> Result<Self, Error> {
         let failed = Error::system;
-        let poller = device.poller();
+        let poller = shell.poller();
         poller
-            .add(device.timer(), TOKEN_TIMER, Interest::Read)
-            .and_then(|()| poller.add(device.wake(), TOKEN_WAKE, Interest::Read))
+            .add(shell.timer(), TOKEN_TIMER, Interest::Read)
+            .and_then(|()| poller.add(shell.wake(), TOKEN_WAKE, Interest::Read))
             .map_err(failed("Cannot set up epoll"))?;
         let shared = Arc::new(Shared::default());
         let ended = Wake::new().map_err(failed("Cannot create an eventfd"))?;
@@ -84,7 +89,7 @@ impl Engine {
             .map_err(failed("Cannot create an eventfd"))?;
         let thread = {
             let worker = Worker {
-                device: device.clone(),
+                shell: shell.clone(),
                 shared: shared.clone(),
             };
             thread::Builder::new()
@@ -96,7 +101,7 @@ impl Engine {
                 .map_err(failed("Cannot start the engine thread"))?
         };
         Ok(Engine {
-            device,
+            shell,
             shared,
             thread: Some(thread),
             ended,
@@ -112,8 +117,8 @@ impl Engine {
     pub fn open_attach_channel(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = AttachSocket::pair()?;
         let mut attach = lock(&self.shared.attach);
-        close_attach(&self.device, &mut attach);
-        self.device
+        close_attach(&self.shell, &mut attach);
+        self.shell
             .poller()
             .add(&ours, TOKEN_ATTACH, Interest::Read)?;
         *attach = Some(ours);
@@ -122,14 +127,14 @@ impl Engine {
 
     /// Closes the attach channel. When this returns, no request of it has an effect any more.
     pub fn close_attach_channel(&self) {
-        close_attach(&self.device, &mut lock(&self.shared.attach));
+        close_attach(&self.shell, &mut lock(&self.shared.attach));
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.device.wake().set();
+        self.shell.wake().set();
         // Whatever holds it, the process ends.
         let mut fds = [PollFd::new(&self.ended, PollFlags::IN)];
         let limit = Timespec {
@@ -150,16 +155,16 @@ impl Drop for Engine {
     }
 }
 
-fn close_attach(device: &Device, attach: &mut Option<AttachSocket>) {
+fn close_attach(shell: &Shell, attach: &mut Option<AttachSocket>) {
     if let Some(old) = attach.take() {
-        if let Err(e) = device.poller().remove(&old) {
+        if let Err(e) = shell.poller().remove(&old) {
             log::error!("attach channel: epoll: {e}");
         }
     }
 }
 
 struct Worker {
-    device: Arc<Device>,
+    shell: Arc<Shell>,
     shared: Arc<Shared>,
 }
 
@@ -167,7 +172,7 @@ impl Worker {
     fn run(&self) {
         let mut ready = Vec::with_capacity(BATCH);
         while !self.shared.stop.load(Ordering::Acquire) {
-            if let Err(e) = self.device.poller().wait(&mut ready) {
+            if let Err(e) = self.shell.poller().wait(&mut ready) {
                 log::error!("the engine cannot wait for events, faults are not served: {e}");
                 break;
             }
@@ -180,14 +185,14 @@ impl Worker {
     fn serve(&self, ready: Ready) {
         match ready.token {
             TOKEN_WAKE => {
-                self.device.wake().clear();
-                self.device.settle();
+                self.shell.wake().clear();
+                self.shell.settle();
             }
             TOKEN_TIMER => {
                 let mut expirations = [0; 8];
                 // Nothing to read: the timer has been set anew in the meantime.
-                if rustix::io::read(self.device.timer(), &mut expirations) != Err(Errno::AGAIN) {
-                    self.device.tick();
+                if rustix::io::read(self.shell.timer(), &mut expirations) != Err(Errno::AGAIN) {
+                    self.shell.tick();
                 }
             }
             TOKEN_ATTACH => self.serve_attach(),
@@ -195,7 +200,7 @@ impl Worker {
                 let failed = ready.events.intersects(Events::EPOLLERR | Events::EPOLLHUP);
                 let readable = failed || ready.events.contains(Events::EPOLLIN);
                 let writable = failed || ready.events.contains(Events::EPOLLOUT);
-                self.device.channel_ready(token, readable, writable);
+                self.shell.channel_ready(token, readable, writable);
             }
         }
     }
@@ -209,15 +214,15 @@ impl Worker {
                 reply(&request, Errno::INVAL.raw_os_error(), text)
             }
             Ok(Received::Nothing) => return,
-            Ok(Received::Closed) => return close_attach(&self.device, &mut attach),
+            Ok(Received::Closed) => return close_attach(&self.shell, &mut attach),
             Err(e) => {
                 log::error!("attach channel: {e}");
-                return close_attach(&self.device, &mut attach);
+                return close_attach(&self.shell, &mut attach);
             }
         };
         if let Err(e) = socket.send(&reply) {
             log::error!("attach channel: cannot reply, the front end does not read: {e}");
-            close_attach(&self.device, &mut attach);
+            close_attach(&self.shell, &mut attach);
         }
     }
 
@@ -238,14 +243,14 @@ impl Worker {
                 Err((Errno::INVAL, "it takes no file descriptor".to_owned()))
             }
             Some(AttachType::Detach) => self
-                .device
+                .shell
                 .detach(device)
                 .map_err(|e| (Errno::NODEV, e.to_string())),
-            Some(AttachType::Hold) => self.device.hold(device).map_err(hold_failed),
+            Some(AttachType::Hold) => self.shell.hold(device).map_err(hold_failed),
             Some(AttachType::Unhold) => {
                 let payload: UnholdRequest = request.payload();
                 let aborted = payload.aborted.get() != 0;
-                self.device.unhold(device, aborted).map_err(hold_failed)
+                self.shell.unhold(device, aborted).map_err(hold_failed)
             }
             _ => Err((
                 Errno::INVAL,
@@ -265,7 +270,7 @@ impl Worker {
         let flags = packet.flags.get();
         let fds = sort_fds(flags, fds)?;
         let request: AttachRequest = packet.payload();
-        let desc = DeviceDesc {
+        let desc = Attachment {
             device: packet.device.get(),
             vsid: request.vsid.get(),
             dev_id: request.iommufd_dev_id.get(),
@@ -274,10 +279,10 @@ impl Worker {
             pri: flags & ATTACH_FLAG_PRI != 0,
         };
         let recovered = self
-            .device
+            .shell
             .attach(&desc, fds)
             .map_err(|e| (errno(&e), e.to_string()))?;
-        self.device.settle();
+        self.shell.settle();
         Ok(recovered)
     }
 
@@ -292,7 +297,7 @@ impl Worker {
         })?;
         let memory =
             SharedMemory::map(fd, &packet.payload()).map_err(|e| (e.errno(), e.to_string()))?;
-        self.device.share(Some(memory));
+        self.shell.share(Some(memory));
         Ok(())
     }
 }

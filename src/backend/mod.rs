@@ -12,46 +12,27 @@
 //! | `vsva-save`, `vsva-load` | the bytes of one state transfer |
 //! | `vsva-log`, `vsva-messages` | write the event log, and the messages on stderr |
 
-mod adapter;
 mod attach;
-mod attachment;
-mod channel;
+mod channels;
 mod connection;
-mod device;
 mod engine;
-mod event_log;
-mod eventfd;
-mod fault_channel;
-mod fd_kind;
-mod guard;
-mod link;
-mod listener;
-mod memory;
-mod poller;
+mod events;
+mod process;
 mod published;
-mod recover;
-mod rings;
-mod server;
-mod shared_memory;
+mod shell;
 mod state;
-mod state_channel;
-mod systemd;
-mod transfer;
-mod veventq;
-mod vevents;
-mod vring;
-mod wake;
+mod wait;
 
 use std::sync::Arc;
 
-pub use server::{run, CAPABILITIES};
+pub use process::{run, CAPABILITIES};
 
-use self::{device::Device, engine::Engine};
+use self::{engine::Engine, shell::Shell};
 use crate::{state::StateVersion, wire::ConfigSpace};
 
 /// What all connections share.
 struct Backend {
-    device: Arc<Device>,
+    shell: Arc<Shell>,
     engine: Engine,
     migration_blocking: bool,
     state_version: StateVersion,
@@ -61,7 +42,7 @@ struct Backend {
 
 impl Backend {
     fn config_space(&self) -> ConfigSpace {
-        let mut config = self.device.config_space();
+        let mut config = self.shell.config_space();
         config.state_version.set(self.state_version.version);
         config.state_compat.set(self.state_version.compat);
         config
@@ -71,7 +52,7 @@ impl Backend {
     fn reset(&self) {
         // First, or a request that has not been read yet would attach a device of the front end before.
         self.engine.close_attach_channel();
-        self.device.reset();
+        self.shell.reset();
         log::info!("reset by the front end");
     }
 }

@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Devices come and go.
 
-use super::device::Device;
-use super::fault::Owners;
+use super::device_table::Device;
+use super::fault_table::Owners;
 use super::table::NIL;
-use super::{AttachError, Core, DetachError, DeviceDesc, Observation, Observer};
+use super::{AttachError, Attachment, Core, DetachError, Observation, Observer};
 use crate::wire::{DrainFailedReason, LostReason};
 
 impl<O: Observer> Core<O> {
     /// Attaches a device. Its channel is new if [`Core::channel_in_use`] said no before.
     ///
     /// A device that lost its channel may be attached again with another; its submissions stay queued.
-    pub fn attach(&mut self, desc: &DeviceDesc, now_ns: u64) -> Result<(), AttachError> {
+    pub fn attach(&mut self, desc: &Attachment, now_ns: u64) -> Result<(), AttachError> {
         self.check_attach(desc)?;
         let number = desc.device;
         let channel = match self.channels.find(desc.channel) {
@@ -40,7 +40,7 @@ impl<O: Observer> Core<O> {
         Ok(())
     }
 
-    fn check_attach(&self, desc: &DeviceDesc) -> Result<(), AttachError> {
+    fn check_attach(&self, desc: &Attachment) -> Result<(), AttachError> {
         let device = desc.device;
         if device >= self.limits.max_devices {
             return Err(AttachError::DeviceNumber {

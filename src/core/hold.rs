@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What happens behind a fault channel's back: page tables are replaced, and the kernel aborts faults by itself.
 
-use super::channel::Blocked;
-use super::fault::Owners;
+use super::channel_table::Blocked;
+use super::fault_table::Owners;
 use super::table::NIL;
 use super::{Core, HoldError, Observation, Observer};
 

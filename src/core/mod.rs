@@ -23,42 +23,43 @@
 
 #![forbid(unsafe_code)]
 
+mod answers;
 mod attach;
 #[cfg(feature = "model")]
 mod canonical;
-mod channel;
-mod device;
+mod channel_table;
+mod device_table;
 mod drain;
 mod error;
-mod fault;
-mod fault_channel;
+mod fault_intake;
+mod fault_table;
 mod hold;
 mod limits;
 mod observe;
 mod output;
-mod pending;
 mod persist;
 mod portal;
 mod reset;
 mod stage_one;
 mod status;
+mod submissions;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub use device::DeviceDesc;
+pub use device_table::Attachment;
 pub use error::{
     AttachError, DetachError, FaultError, HoldError, PortalError, RestoreError, SnapshotError,
 };
 pub use limits::{Limits, LimitsError};
 pub use observe::{GuestCommand, Observation, Observer, RefusedReason};
 
-use channel::Channels;
-use device::Devices;
+use channel_table::Channels;
+use device_table::Devices;
 use drain::{Drain, Release};
-use fault::FaultTable;
-use pending::PendingQueue;
+use fault_table::FaultTable;
 use stage_one::StageOneEvents;
+use submissions::PendingQueue;
 
 /// Phase of the portal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, zerocopy::TryFromBytes, serde::Serialize)]

@@ -2,8 +2,8 @@
 //! Messages of the event ring, made when there is room for them.
 
 use super::drain::Outcome;
-use super::pending::Pending;
 use super::stage_one::{Entry, StageOneEvent};
+use super::submissions::Pending;
 use super::{Core, Observation, Observer, Phase};
 use crate::wire::{
     Drained, EventRecord, LostReason, Message, MessageType, Released, DEVICE_NONE, U32, U64,

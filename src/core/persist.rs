@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The state that moves to another back-end.
 
-use super::pending::Pending;
+use super::submissions::Pending;
 use super::{Core, Counters, Observation, Observer, Phase, RestoreError, SnapshotError};
 use crate::state::{DeviceState, General, StateData};
 use crate::wire::{Message, MessageType, Submission, ATTACH_FLAG_PRI};

@@ -1,11 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Messages of the portal ring.
 
-use super::fault::PageRequest;
-use super::{Core, GuestCommand, Observation, Observer, Phase, PortalError};
+use super::fault_table::PageRequest;
+use super::{Core, GuestCommand, Observation, Observer, PortalError};
 use crate::wire::{
-    DrainRequest, GenerationPayload, Message, MessageType, ResponseCode, SmmuCommand, Submission,
-    DEVICE_NONE,
+    DrainRequest, GenerationPayload, Message, MessageType, ResponseCode, SmmuCommand, DEVICE_NONE,
 };
 
 impl<O: Observer> Core<O> {
@@ -128,60 +127,5 @@ impl<O: Observer> Core<O> {
     fn unknown_answer(&mut self, sid: u32, stag: Option<u16>, now_ns: u64) {
         self.counters.unknown_answers = self.counters.unknown_answers.wrapping_add(1);
         self.observe(now_ns, Observation::UnknownAnswer { sid, stag });
-    }
-
-    fn submit(
-        &mut self,
-        device: u32,
-        submission: Submission,
-        now_ns: u64,
-    ) -> Result<(), PortalError> {
-        let ticket = submission.ticket.get();
-        let expected = self.pending.next_ticket();
-        if self.resync && ticket < expected {
-            self.observe(now_ns, Observation::SubmissionKnown { device, ticket });
-            return Ok(());
-        }
-        if ticket != expected {
-            return Err(PortalError::Ticket {
-                expected,
-                found: ticket,
-            });
-        }
-        if !submission.size_is_valid() {
-            return Err(PortalError::SubmissionSize {
-                ticket,
-                size: submission.size.get(),
-            });
-        }
-        // The attach channel is not ordered with this ring: the device may have been detached after its submission.
-        let attached = self.devices.get(device).is_some();
-        if attached && self.pending.is_full() {
-            return Err(PortalError::Credit {
-                ticket,
-                max_pending: self.limits.max_pending,
-            });
-        }
-        self.resync = false;
-        self.counters.submissions = self.counters.submissions.wrapping_add(1);
-        if matches!(self.drain.phase, Phase::Running | Phase::Releasing) {
-            self.release.due = true;
-        }
-        if attached {
-            self.pending.push(device, submission);
-            let pending = self.pending.len();
-            self.observe(
-                now_ns,
-                Observation::Submitted {
-                    device,
-                    ticket,
-                    pending,
-                },
-            );
-        } else {
-            self.pending.skip_ticket();
-            self.observe(now_ns, Observation::SubmissionDropped { device, ticket });
-        }
-        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the core tells of itself.
 
-use super::fault::OldestFault;
+use super::fault_table::OldestFault;
 use super::{Core, Observer};
 use crate::state::{STATE_COMPAT, STATE_VERSION};
 use crate::wire::{

@@ -4,9 +4,11 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::Mutex,
     time::{Duration, Instant},
 };
+
+use crate::lock::lock;
 
 /// Messages of one place in a row.
 const BURST: u32 = 100;
@@ -31,7 +33,7 @@ struct Said {
 impl Limit {
     /// Whether `site` may speak now; if so, how many messages of it were suppressed since it last did.
     pub fn admit(&self, site: Site, now: Instant) -> Option<u64> {
-        let mut sites = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sites = lock(&self.0);
         let said = sites.entry(site).or_insert(Said {
             left: BURST,
             since: now,

@@ -4,10 +4,12 @@
 
 use std::{
     io::{self, Write},
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard},
     thread,
     time::{Duration, Instant},
 };
+
+use crate::lock::{lock, wait, wait_for};
 
 /// Bytes kept until they are written; messages beyond are counted and dropped.
 const CAPACITY: usize = 256 * 1024;
@@ -73,8 +75,7 @@ impl Queue {
             if left.is_zero() {
                 return;
             }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = wait_for(&self.changed, state, left);
         }
     }
 
@@ -83,8 +84,7 @@ impl Queue {
         let (mut text, dropped) = {
             let mut state = self.lock();
             while state.text.is_empty() {
-                let waited = self.changed.wait(state);
-                state = waited.unwrap_or_else(PoisonError::into_inner);
+                state = wait(&self.changed, state);
             }
             state.writing = true;
             let text = std::mem::take(&mut state.text);
@@ -100,7 +100,7 @@ impl Queue {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -7,7 +7,7 @@
 
 #![forbid(unsafe_code)]
 
-mod attach;
+mod attach_packet;
 mod config;
 mod fault;
 mod figures;
@@ -16,7 +16,7 @@ mod payload;
 mod shared_memory;
 mod smmu;
 
-pub use attach::{
+pub use attach_packet::{
     AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
     ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ, ATTACH_PACKET_SIZE,
     ATTACH_TEXT_SIZE, ATTACH_UUID,

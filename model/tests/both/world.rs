@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use vhost_user_vsva::core::{Core, DeviceDesc, Limits};
+use vhost_user_vsva::core::{Attachment, Core, Limits};
 use vhost_user_vsva::wire::{
     DrainFailed, DrainRequest, Drained, EventRecord, GenerationPayload, LostReason, Message,
     MessageType, PageResponse, Payload, PgFault, Released, ResponseCode, SmmuCommand, Submission,
@@ -171,7 +171,7 @@ pub fn submission(ticket: u64) -> Submission {
 
 fn back_end() -> Core<()> {
     let mut core = Core::new(limits(), ()).unwrap();
-    let desc = DeviceDesc {
+    let desc = Attachment {
         device: DEVICE,
         vsid: SID,
         dev_id: 10,

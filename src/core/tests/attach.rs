@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::rig::{desc, limits, part, record, Rig};
-use crate::core::{AttachError, DetachError, DeviceDesc, FaultError};
+use crate::core::{AttachError, Attachment, DetachError, FaultError};
 use crate::wire::{DrainFailedReason, LostReason, MessageType, U32};
 
 #[test]
@@ -32,11 +32,11 @@ fn test_attach_number_too_large_is_refused() {
 #[test]
 fn test_attach_taken_sid_or_dev_id_names_the_device() {
     let mut rig = Rig::new();
-    let same_sid = DeviceDesc {
+    let same_sid = Attachment {
         vsid: desc(0, 0).vsid,
         ..desc(1, 1)
     };
-    let same_dev_id = DeviceDesc {
+    let same_dev_id = Attachment {
         dev_id: desc(0, 0).dev_id,
         ..desc(1, 0)
     };
@@ -56,7 +56,7 @@ fn test_attach_taken_sid_or_dev_id_names_the_device() {
 #[test]
 fn test_attach_same_dev_id_on_another_channel_is_accepted() {
     let mut rig = Rig::new();
-    let other = DeviceDesc {
+    let other = Attachment {
         dev_id: desc(0, 0).dev_id,
         ..desc(1, 1)
     };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::rig::{desc, limits, part, record, sid, Rig, MS};
-use crate::core::{DeviceDesc, FaultError, Limits, Observation, RefusedReason};
+use crate::core::{Attachment, FaultError, Limits, Observation, RefusedReason};
 use crate::wire::{
     EventRecord, MessageType, ResponseCode, SmmuCommand, FAULT_INFO_SSID_VALID, FAULT_INFO_VALID,
     PERM_WRITE, PGFAULT_LAST_PAGE,
@@ -274,7 +274,7 @@ fn test_full_table_blocks_the_channel_until_an_answer() {
 #[test]
 fn test_device_limit_blocks_only_its_channel() {
     let mut rig = Rig::with_limits(limits());
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         max_outstanding: 2,
         ..desc(0, 0)
     });
@@ -296,7 +296,7 @@ fn test_device_limit_blocks_only_its_channel() {
 #[test]
 fn test_blocked_channel_wants_read_after_its_device_is_detached() {
     let mut rig = Rig::with_limits(limits());
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         max_outstanding: 1,
         ..desc(0, 0)
     });
@@ -351,7 +351,7 @@ fn test_group_larger_than_the_table_goes_on_as_the_guest_answers() {
 #[test]
 fn test_pri_group_larger_than_the_limit_is_refused_as_a_whole() {
     let mut rig = Rig::with_limits(limits());
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         max_outstanding: 2,
         pri: true,
         ..desc(0, 0)
@@ -396,7 +396,7 @@ fn test_stall_term_without_faults_is_counted() {
 #[test]
 fn test_pri_resp_answers_the_group_of_its_ssid() {
     let mut rig = Rig::with_limits(limits());
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         pri: true,
         ..desc(0, 0)
     });

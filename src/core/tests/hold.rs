@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::rig::{desc, dev_id, part, record, Rig};
-use crate::core::{DeviceDesc, FaultError, HoldError, Phase};
+use crate::core::{Attachment, FaultError, HoldError, Phase};
 use crate::wire::{LostReason, MessageType};
 
 /// A rig whose channel 0 is a fault file of the kernel.
@@ -151,7 +151,7 @@ fn test_unhold_after_abort_unblocks_a_channel_whose_refused_record_is_gone() {
 #[test]
 fn test_unhold_after_abort_keeps_the_refused_record_of_another_device() {
     let mut rig = kernel_rig();
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         max_outstanding: 1,
         ..desc(1, 0)
     });

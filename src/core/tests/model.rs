@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proptest::prelude::*;
 
 use super::rig::{desc, dev_id, sid, submission, MS};
-use crate::core::{Core, Counters, DeviceDesc, FaultError, Limits, Phase};
+use crate::core::{Attachment, Core, Counters, FaultError, Limits, Phase};
 use crate::state;
 use crate::wire::{
     DrainFailed, DrainFailedReason, DrainRequest, Drained, EventRecord, GenerationPayload,
@@ -227,8 +227,8 @@ impl World {
 
     /// Devices 0 and 1 share a channel as long as it lasts; device 0 has its share of the table, device 1 a limit of 2
     /// faults, device 2 none but the table's.
-    fn desc(&self, device: u32, channel: u32) -> DeviceDesc {
-        DeviceDesc {
+    fn desc(&self, device: u32, channel: u32) -> Attachment {
+        Attachment {
             max_outstanding: [0, 2, LIMITS.max_faults][device as usize],
             ..desc(device, channel)
         }

@@ -2,11 +2,11 @@
 //! CMD_PRI_RESP finds its faults among any number of others.
 
 use super::rig::{desc, limits, part, record, sid, Rig};
-use crate::core::{DeviceDesc, Limits};
+use crate::core::{Attachment, Limits};
 use crate::wire::{PgFault, ResponseCode, SmmuCommand};
 
-fn pri(device: u32, channel: u32) -> DeviceDesc {
-    DeviceDesc {
+fn pri(device: u32, channel: u32) -> Attachment {
+    Attachment {
         pri: true,
         ..desc(device, channel)
     }

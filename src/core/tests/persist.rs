@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::rig::{desc, limits, record, sid, Rig};
-use crate::core::{DeviceDesc, Phase, RestoreError, SnapshotError};
+use crate::core::{Attachment, Phase, RestoreError, SnapshotError};
 use crate::state::{DeviceState, StateData};
 use crate::wire::{
     Message, MessageType, Released, Submission, ATTACH_FLAG_PRI, DEVICE_NONE, U16, U32, U64,
@@ -10,7 +10,7 @@ use crate::wire::{
 /// A drained rig with two devices and three submissions (tickets 1 to 3 of 0 to 3).
 fn source() -> Rig {
     let mut rig = Rig::new();
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         pri: true,
         max_outstanding: 3,
         ..desc(1, 1)
@@ -29,7 +29,7 @@ fn source() -> Rig {
 
 fn destination() -> Rig {
     let mut rig = Rig::new();
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         pri: true,
         ..desc(1, 1)
     });
@@ -216,7 +216,7 @@ fn test_restore_of_missing_or_other_device_names_it() {
     let state = source().core.snapshot().unwrap();
     let mut missing = Rig::new();
     let mut other = Rig::new();
-    other.attach(&DeviceDesc {
+    other.attach(&Attachment {
         vsid: 0x777,
         ..desc(1, 1)
     });
@@ -258,7 +258,7 @@ fn test_restore_of_pri_device_over_one_that_is_not_is_refused() {
 fn test_restore_of_device_with_another_limit_of_faults_is_accepted() {
     let state = source().core.snapshot().unwrap();
     let mut other = Rig::new();
-    other.attach(&DeviceDesc {
+    other.attach(&Attachment {
         pri: true,
         max_outstanding: 1,
         ..desc(1, 1)
@@ -297,7 +297,7 @@ fn test_restore_beyond_the_limit_is_refused() {
         ..limits()
     });
     rig.attach(&desc(0, 0));
-    rig.attach(&DeviceDesc {
+    rig.attach(&Attachment {
         pri: true,
         ..desc(1, 1)
     });

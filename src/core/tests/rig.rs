@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A core with the other sides of its channels.
 
-use crate::core::{Core, DeviceDesc, FaultError, Limits, Observation, Observer, PortalError};
+use crate::core::{Attachment, Core, FaultError, Limits, Observation, Observer, PortalError};
 use crate::wire::{
     DrainRequest, EventRecord, GenerationPayload, Message, MessageType, PageResponse, Payload,
     PgFault, ResponseCode, SmmuCommand, Submission, DEVICE_NONE, PERM_READ, PGFAULT_LAST_PAGE,
@@ -44,8 +44,8 @@ pub fn dev_id(device: u32) -> u32 {
     10 + device
 }
 
-pub fn desc(device: u32, channel: u32) -> DeviceDesc {
-    DeviceDesc {
+pub fn desc(device: u32, channel: u32) -> Attachment {
+    Attachment {
         device,
         vsid: sid(device),
         dev_id: dev_id(device),
@@ -105,7 +105,7 @@ impl Rig {
         }
     }
 
-    pub fn attach(&mut self, desc: &DeviceDesc) {
+    pub fn attach(&mut self, desc: &Attachment) {
         self.core.attach(desc, self.now).unwrap();
     }
 

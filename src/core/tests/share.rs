@@ -2,7 +2,7 @@
 //! No device takes the room of the others.
 
 use super::rig::{desc, limits, part, record, sid, Rig};
-use crate::core::{DeviceDesc, FaultError, Limits};
+use crate::core::{Attachment, FaultError, Limits};
 use crate::wire::{ResponseCode, SmmuCommand};
 
 /// Devices 0, 1, ... each on a channel of its own, and a table for so many faults.
@@ -18,8 +18,8 @@ fn rig(devices: u32, max_faults: u32) -> Rig {
     rig
 }
 
-fn pri(device: u32, channel: u32) -> DeviceDesc {
-    DeviceDesc {
+fn pri(device: u32, channel: u32) -> Attachment {
+    Attachment {
         pri: true,
         ..desc(device, channel)
     }
@@ -93,7 +93,7 @@ fn test_share_grows_when_a_device_is_detached() {
 fn test_device_with_a_limit_of_its_own_has_that_instead_of_a_share() {
     let mut rig = rig(2, 8);
     for (device, max_outstanding) in [(2, 1), (3, 4)] {
-        rig.attach(&DeviceDesc {
+        rig.attach(&Attachment {
             max_outstanding,
             ..desc(device, device)
         });

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use super::super::rig::{desc, sid, submission, MS};
 use super::kernel::{Fault, Group, Kernel};
 use super::Op;
-use crate::core::{Core, Counters, DeviceDesc, FaultError, Limits, Phase};
+use crate::core::{Attachment, Core, Counters, FaultError, Limits, Phase};
 use crate::wire::{
     DrainRequest, GenerationPayload, Message, MessageType, PageResponse, Payload, ResponseCode,
     SmmuCommand, DEVICE_NONE, EVENT_RECORD_SIZE, SSID_MAX, U32, U64,
@@ -84,7 +84,7 @@ impl World {
     pub fn new() -> Self {
         let mut core = Core::new(LIMITS, ()).unwrap();
         for device in 0..DEVICES {
-            let desc = DeviceDesc {
+            let desc = Attachment {
                 max_outstanding: u32::try_from(MOST[device as usize]).unwrap(),
                 pri: device == PRI,
                 ..desc(device, device / 2)

@@ -1,0 +1,307 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The event log: what happened when, one JSON object a line.
+//!
+//! Threads only put plain records into a bounded buffer; a thread that does nothing else formats and
+//! writes them, so that a slow disk or the reader of a FIFO holds nobody. Without a log file a record
+//! costs one branch.
+
+use std::{
+    fs::File,
+    io::{self, Write},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
+    thread,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use serde::Serialize;
+
+use super::{Event, Step};
+use crate::lock::{lock, wait, wait_for};
+
+/// Records kept until they are written; more are counted and dropped.
+const CAPACITY: usize = 64 * 1024;
+
+#[derive(Serialize)]
+struct Record {
+    t_us: u64,
+    actor: &'static str,
+    #[serde(flatten)]
+    event: Event,
+}
+
+impl Record {
+    fn new(event: Event) -> Self {
+        let t_us = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |t| u64::try_from(t.as_micros()).unwrap_or(u64::MAX));
+        Record {
+            t_us,
+            actor: "backend",
+            event,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Buffer {
+    records: Vec<Record>,
+    dropped: u64,
+    writing: bool,
+}
+
+struct Inner {
+    buffer: Mutex<Buffer>,
+    changed: Condvar,
+    out: Mutex<Out>,
+}
+
+struct Out {
+    file: File,
+    /// The last line in it is not whole.
+    torn: bool,
+}
+
+/// A handle to the event log; cheap to clone.
+#[derive(Clone, Default)]
+pub struct EventLog(Option<Arc<Inner>>);
+
+impl EventLog {
+    /// A log that writes to `file`, once it has been started.
+    pub fn new(file: File) -> Self {
+        EventLog(Some(Arc::new(Inner {
+            buffer: Mutex::default(),
+            changed: Condvar::new(),
+            out: Mutex::new(Out { file, torn: false }),
+        })))
+    }
+
+    /// Starts the thread that writes.
+    pub fn start(&self) -> io::Result<()> {
+        let Some(inner) = self.0.clone() else {
+            return Ok(());
+        };
+        thread::Builder::new()
+            .name("vsva-log".to_owned())
+            .spawn(move || loop {
+                inner.wait_for_records();
+                inner.flush();
+            })
+            .map(drop)
+    }
+
+    /// Waits until everything has been written, or for the deadline. Returns whether it has.
+    pub fn wait_written(&self, deadline: Instant) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|inner| inner.wait_written(deadline))
+    }
+
+    /// Puts an event into the buffer.
+    pub fn write(&self, event: &Event) {
+        if let Some(inner) = &self.0 {
+            inner.push(event.clone());
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Buffer> {
+        lock(&self.buffer)
+    }
+
+    fn push(&self, event: Event) {
+        let first = {
+            let mut buffer = self.lock();
+            if buffer.records.len() >= CAPACITY {
+                buffer.dropped += 1;
+                return;
+            }
+            buffer.records.push(Record::new(event));
+            buffer.records.len() == 1
+        };
+        if first {
+            self.changed.notify_all();
+        }
+    }
+
+    fn wait_for_records(&self) {
+        let mut buffer = self.lock();
+        while buffer.records.is_empty() {
+            buffer = wait(&self.changed, buffer);
+        }
+    }
+
+    fn wait_written(&self, deadline: Instant) -> bool {
+        let mut buffer = self.lock();
+        while buffer.writing || !buffer.records.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            buffer = wait_for(&self.changed, buffer, left);
+        }
+        true
+    }
+
+    /// Writes what has been recorded; what the file does not take counts as dropped.
+    fn flush(&self) {
+        let (records, dropped) = {
+            let mut buffer = self.lock();
+            buffer.writing = true;
+            let records = std::mem::take(&mut buffer.records);
+            (records, std::mem::take(&mut buffer.dropped))
+        };
+        let lost = dropped + records.len() as u64;
+        let result = self.write(records, dropped);
+        if let Err(e) = &result {
+            log::warn!("event log: {e}");
+        }
+        let mut buffer = self.lock();
+        buffer.writing = false;
+        if result.is_err() {
+            buffer.dropped += lost;
+        }
+        drop(buffer);
+        self.changed.notify_all();
+    }
+
+    fn write(&self, mut records: Vec<Record>, dropped: u64) -> io::Result<()> {
+        if dropped > 0 {
+            records.push(Record::new(Event::Shell(Step::LogOverflow { dropped })));
+        }
+        let mut text = Vec::with_capacity(records.len() * 160);
+        for record in &records {
+            serde_json::to_writer(&mut text, record)?;
+            text.push(b'\n');
+        }
+        let mut out = lock(&self.out);
+        out.write_lines(text)
+    }
+}
+
+impl Out {
+    fn write_lines(&mut self, mut text: Vec<u8>) -> io::Result<()> {
+        if self.torn {
+            text.insert(0, b'\n');
+        }
+        let mut done = 0;
+        while done < text.len() {
+            match self.file.write(&text[done..]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    done += count;
+                    self.torn = text[done - 1] != b'\n';
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Seek};
+
+    use super::*;
+    use crate::{
+        backend::events::Events,
+        core::{Observation, Observer},
+    };
+
+    fn log() -> (EventLog, File) {
+        let memfd = rustix::fs::memfd_create("event-log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(memfd);
+        let log = EventLog::new(file.try_clone().unwrap());
+        (log, file)
+    }
+
+    fn lines(file: &mut File) -> Vec<serde_json::Value> {
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn test_flush_after_records_writes_one_object_a_line() {
+        let (log, mut file) = log();
+        let mut events = Events::new(log.clone());
+        events.observe(
+            7,
+            &Observation::Submitted {
+                device: 3,
+                ticket: 9,
+                pending: 1,
+            },
+        );
+        events.step(|| Step::LoadFailed {
+            error: "bad \"magic\"\n".to_owned(),
+        });
+        log.0.as_ref().unwrap().flush();
+
+        let lines = lines(&mut file);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["event"], "submission_queued");
+        assert_eq!(lines[0]["actor"], "backend");
+        assert_eq!(lines[0]["ticket"], 9);
+        assert!(lines[0]["t_us"].as_u64().unwrap() > 1_600_000_000_000_000);
+        assert_eq!(lines[1]["event"], "load_failed");
+        assert_eq!(lines[1]["error"], "bad \"magic\"\n");
+    }
+
+    #[test]
+    fn test_record_beyond_capacity_is_counted_not_kept() {
+        let (log, mut file) = log();
+        for _ in 0..CAPACITY + 5 {
+            log.write(&Event::Shell(Step::Connected));
+        }
+        log.0.as_ref().unwrap().flush();
+        let lines = lines(&mut file);
+        assert_eq!(lines.len(), CAPACITY + 1);
+        assert_eq!(lines[CAPACITY]["event"], "log_overflow");
+        assert_eq!(lines[CAPACITY]["dropped"], 5);
+    }
+
+    #[test]
+    fn test_records_that_the_file_does_not_take_are_counted_when_it_takes_some_again() {
+        let (log, mut file) = log();
+        let inner = log.0.as_ref().unwrap();
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full");
+        let working = std::mem::replace(&mut inner.out.lock().unwrap().file, full.unwrap());
+        log.write(&Event::Shell(Step::Connected));
+        log.write(&Event::Shell(Step::Disconnected));
+        inner.flush();
+        inner.out.lock().unwrap().file = working;
+        log.write(&Event::Shell(Step::Listening));
+        inner.flush();
+
+        let lines = lines(&mut file);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines[0]["event"], "listening");
+        assert_eq!(lines[1]["dropped"], 2);
+    }
+
+    #[test]
+    fn test_line_after_a_torn_one_begins_anew() {
+        let (log, mut file) = log();
+        let inner = log.0.as_ref().unwrap();
+        file.write_all(b"{\"t_us\": 1").unwrap();
+        inner.out.lock().unwrap().torn = true;
+        log.write(&Event::Shell(Step::Listening));
+        inner.flush();
+
+        let mut text = String::new();
+        file.rewind().unwrap();
+        file.read_to_string(&mut text).unwrap();
+        let last = text.lines().last().unwrap();
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(last).unwrap()["event"],
+            "listening"
+        );
+    }
+}

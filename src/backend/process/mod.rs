@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The life of the process: set-up, one connection after the other, the end.
+
+pub mod listener;
+mod systemd;
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::OpenOptionsExt,
+    },
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{poll, PollFd, PollFlags, Timespec},
+    fs::{fcntl_getfl, fcntl_setfl, OFlags},
+    net::getsockname,
+    process::{getrlimit, setrlimit, Resource, Rlimit},
+};
+
+use super::{
+    connection::Connection,
+    engine::Engine,
+    events::{EventLog, Events, Step},
+    process::{listener::Socket, systemd::Notifier},
+    shell::Shell,
+    wait::{guard, wake::Wake},
+    Backend,
+};
+use crate::{
+    config::Config,
+    core::Limits,
+    error::Error,
+    messages, sandbox,
+    state::state_limit,
+    sys::{self, SignalFd},
+};
+
+/// What `--print-capabilities` prints.
+pub const CAPABILITIES: &str =
+    r#"{"type": "vsva", "features": ["migration-blocking", "device-state"]}"#;
+
+/// How long a connection may take to end, when the process is to end.
+const END_LIMIT: Duration = Duration::from_secs(3);
+/// How long the event log may take to be complete then.
+const LOG_LIMIT: Duration = Duration::from_secs(1);
+/// Before another attempt to get a descriptor.
+const REST: Duration = Duration::from_millis(100);
+
+/// Serves until SIGTERM or SIGINT.
+pub fn run(config: &Config) -> Result<(), Error> {
+    // A file that has become too large is an error of the write, not the end of the process.
+    sys::block_signals(&[libc::SIGXFSZ]).map_err(Error::system("Cannot set up signals"))?;
+    let mut socket = Socket::open(config.listen.as_ref())?;
+    // Blocked in all threads, as none has been started yet.
+    let signals = SignalFd::new(&[libc::SIGTERM, libc::SIGINT])
+        .map_err(Error::system("Cannot set up signals"))?;
+    let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
+    let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
+    let events = open_event_log(config)?;
+    let address = getsockname(&socket);
+    let notifier = Notifier::connect();
+    raise_descriptor_limit(config.limits);
+    sandbox::enter(config.sandbox, config.seccomp, socket.path())?;
+    messages::start().map_err(Error::system("Cannot start a thread"))?;
+    // After everything else has said its last to it.
+    let _finish = FinishLog(events.clone());
+    events
+        .start()
+        .map_err(Error::system("Cannot start a thread"))?;
+
+    let shell = Arc::new(Shell::new(config.limits, events.clone(), wake)?);
+    if let Ok(address) = address {
+        shell.listens_at(address);
+    }
+    let backend = Arc::new(Backend {
+        shell: shell.clone(),
+        engine: Engine::start(shell)?,
+        migration_blocking: config.migration_blocking,
+        state_version: config.state_version,
+        state_limit: state_limit(config.limits.max_devices, config.limits.max_pending),
+    });
+    let waiter = Waiter {
+        guard,
+        signals: &signals,
+        engine_ended: backend.engine.ended(),
+    };
+    events.step(|| Step::Listening);
+    notifier.ready();
+    while waiter.wait(Some(socket.as_fd()))? == Woken::Ready {
+        let connection = match Connection::start(&backend, &mut socket) {
+            Ok(connection) => connection,
+            Err(e) => {
+                log::error!("{e}; is the limit of open files too low?");
+                if !socket.refuse() && waiter.wait_until(None, Some(REST), true)? != Woken::Late {
+                    break;
+                }
+                continue;
+            }
+        };
+        events.step(|| Step::Connected);
+        let done = connection.done.as_fd();
+        let woken = waiter.wait(Some(done));
+        if !matches!(woken, Ok(Woken::Ready)) {
+            connection.end();
+            if waiter.wait_until(Some(done), Some(END_LIMIT), false)? == Woken::Late {
+                log::error!("the connection does not end, the process ends without it");
+                break;
+            }
+        }
+        connection.join();
+        events.step(|| Step::Disconnected);
+        if woken? == Woken::Signal {
+            break;
+        }
+    }
+    log::info!("terminating");
+    Ok(())
+}
+
+/// Sees to it that the event log is complete when the process ends, if its file takes it.
+struct FinishLog(Events);
+
+impl Drop for FinishLog {
+    fn drop(&mut self) {
+        if !self.0.wait_written(Instant::now() + LOG_LIMIT) {
+            log::warn!("the event log does not take its last records");
+        }
+    }
+}
+
+fn open_event_log(config: &Config) -> Result<Events, Error> {
+    let Some(path) = &config.event_log else {
+        return Ok(Events::default());
+    };
+    let failed = |source| Error::EventLog {
+        path: path.clone(),
+        source,
+    };
+    open_log_file(path)
+        .map(|file| Events::new(EventLog::new(file)))
+        .map_err(failed)
+}
+
+/// Opens a file to append to, or a FIFO, without waiting for its reader.
+fn open_log_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options
+        .create(true)
+        .append(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = match options.open(path) {
+        // A FIFO that nobody reads yet; its own reader, the process has one.
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path)?,
+        result => result?,
+    };
+    // The thread that writes to it may wait.
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
+}
+
+/// Sees to it that as many devices as are allowed can be attached.
+fn raise_descriptor_limit(limits: Limits) {
+    // Fault channel, vEVENTQ and owner of each device; the rest of the program needs less than the second number.
+    let needed = u64::from(limits.max_devices) * 3 + 128;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= needed) {
+        return;
+    }
+    let current = limit.maximum.map_or(needed, |maximum| maximum.min(needed));
+    let raised = Rlimit {
+        current: Some(current),
+        maximum: limit.maximum,
+    };
+    if setrlimit(Resource::Nofile, raised).is_err() || current < needed {
+        log::warn!(
+            "the limit of open files is too low for --max-devices={}: {needed} are needed",
+            limits.max_devices
+        );
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Ready,
+    Signal,
+    Late,
+}
+
+/// How the main thread waits: it ticks for the guard meanwhile.
+struct Waiter<'a> {
+    guard: &'a Wake,
+    signals: &'a SignalFd,
+    engine_ended: &'a Wake,
+}
+
+impl Waiter<'_> {
+    /// Waits for a descriptor to be readable or a signal to come.
+    fn wait(&self, what: Option<BorrowedFd<'_>>) -> Result<Woken, Error> {
+        self.wait_until(what, None, true)
+    }
+
+    /// What is not waited for leaves its place to the guard.
+    fn place<'a>(&'a self, wanted: bool, fd: BorrowedFd<'a>) -> PollFd<'a> {
+        let fd = if wanted { fd } else { self.guard.as_fd() };
+        PollFd::from_borrowed_fd(fd, PollFlags::IN)
+    }
+
+    /// Waits for a time at most; `heed`: a signal or the end of the engine ends it as well.
+    fn wait_until(
+        &self,
+        what: Option<BorrowedFd<'_>>,
+        limit: Option<Duration>,
+        heed: bool,
+    ) -> Result<Woken, Error> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut ticking = true;
+        loop {
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Ok(Woken::Late);
+            }
+            let timeout = match (ticking, left) {
+                (true, left) => Some(left.unwrap_or(guard::PERIOD).min(guard::PERIOD)),
+                (false, left) => left,
+            };
+            let timeout = timeout.map(|timeout| Timespec {
+                tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: i64::from(timeout.subsec_nanos()),
+            });
+            let mut fds = [
+                self.place(heed, self.signals.as_fd()),
+                self.place(heed, self.engine_ended.as_fd()),
+                self.place(what.is_some(), what.unwrap_or(self.guard.as_fd())),
+                self.place(false, self.guard.as_fd()),
+            ];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) => ticking = guard::tick(),
+                Ok(_) if heed && !fds[0].revents().is_empty() => return Ok(Woken::Signal),
+                Ok(_) if heed && !fds[1].revents().is_empty() => return Err(Error::EngineEnded),
+                Ok(_) if what.is_some() && !fds[2].revents().is_empty() => return Ok(Woken::Ready),
+                Ok(_) => {
+                    self.guard.clear();
+                    ticking = true;
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(Error::system("Cannot wait")(io::Error::from(e))),
+            }
+        }
+    }
+}

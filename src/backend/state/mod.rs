@@ -1,0 +1,110 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Saving and loading the state on behalf of the front end.
+//!
+//! The front end learns of an error, but not which one: the text goes to the log here.
+
+mod stream;
+pub mod transfer;
+
+use std::fs::File;
+
+use thiserror::Error;
+use vhost::vhost_user::message::VhostTransferStateDirection;
+
+use super::{
+    events::Step,
+    state::transfer::{Direction, Loaded, Transfer, TransferError, Transferred},
+    Backend,
+};
+use crate::{
+    core::{RestoreError, SnapshotError},
+    state::DecodeError,
+};
+
+/// Why a state could not be saved or loaded.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// It cannot be saved now.
+    #[error("cannot save the state: {0}")]
+    Snapshot(#[from] SnapshotError),
+    /// The bytes did not get through.
+    #[error("{0}")]
+    Transfer(#[from] TransferError),
+    /// The stream is damaged, or of another version.
+    #[error("cannot load the state: {0}")]
+    Decode(#[from] DecodeError),
+    /// The state does not fit this back-end.
+    #[error("cannot load the state: {0}")]
+    Restore(#[from] RestoreError),
+}
+
+/// SET_DEVICE_STATE_FD: starts the transfer.
+pub fn begin(
+    backend: &Backend,
+    transfer: &Transfer,
+    direction: VhostTransferStateDirection,
+    file: File,
+) -> Result<(), StateError> {
+    match direction {
+        VhostTransferStateDirection::SAVE => save(backend, transfer, file)
+            .inspect_err(|e| failed(backend, e, |error| Step::SaveFailed { error })),
+        VhostTransferStateDirection::LOAD => {
+            let version = backend.state_version;
+            let limit = backend.state_limit;
+            transfer
+                .load(file, move |channel| {
+                    let data = version.decode_within(limit, &mut *channel)?;
+                    let bytes = channel.received();
+                    Ok(Loaded { data, bytes })
+                })
+                .map_err(StateError::from)
+                .inspect_err(|e| failed(backend, e, |error| Step::LoadFailed { error }))
+        }
+    }
+}
+
+/// CHECK_DEVICE_STATE: collects the result, and applies the state that has come in.
+pub fn finish(backend: &Backend, transfer: &Transfer) -> Result<(), StateError> {
+    let (direction, result) = transfer.check();
+    let result = result.and_then(|transferred| match transferred {
+        Transferred::Saved(bytes) => {
+            log::info!("state saved, {bytes} bytes");
+            Ok(())
+        }
+        Transferred::Received(loaded) => load(backend, &loaded),
+    });
+    result.inspect_err(|e| {
+        failed(backend, e, |error| match direction {
+            Some(Direction::Load) => Step::LoadFailed { error },
+            Some(Direction::Save) | None => Step::SaveFailed { error },
+        });
+    })
+}
+
+fn failed(backend: &Backend, e: &StateError, step: impl FnOnce(String) -> Step) {
+    log::error!("{e}");
+    backend.shell.events.step(|| step(e.to_string()));
+}
+
+fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateError> {
+    let data = backend.shell.step(|core, _| core.snapshot())?;
+    let bytes = backend.state_version.encode(&data);
+    let (length, pending) = (bytes.len(), data.pending.len());
+    transfer.save(file, bytes)?;
+    backend.shell.events.step(|| Step::Save {
+        bytes: length,
+        pending,
+    });
+    Ok(())
+}
+
+fn load(backend: &Backend, loaded: &Loaded) -> Result<(), StateError> {
+    let Loaded { data, bytes } = loaded;
+    backend.shell.step(|core, now| core.restore(data, now))?;
+    let (bytes, pending) = (*bytes, data.pending.len());
+    log::info!("state loaded, {bytes} bytes, {pending} submissions");
+    backend.shell.events.step(|| Step::Load { bytes, pending });
+    backend.shell.settle();
+    Ok(())
+}

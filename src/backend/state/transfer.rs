@@ -1,0 +1,329 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Moving the bytes of the state stream through the front end's descriptor.
+//!
+//! The front end reads or writes its end only after it has our reply to SET_DEVICE_STATE_FD, so the
+//! bytes move on a thread of their own, and CHECK_DEVICE_STATE collects the result.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::OwnedFd,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{sync_channel, Receiver, RecvTimeoutError},
+        Arc, Mutex,
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{eventfd, EventfdFlags};
+use thiserror::Error;
+
+use super::{stream::Channel, StateError};
+use crate::{lock::lock, state::StateData};
+
+/// By the time of CHECK_DEVICE_STATE the front end has closed its end, so little is left to wait for.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
+/// A thread that the front end's descriptor does not block ends at once when it is told to.
+const CANCEL_LIMIT: Duration = Duration::from_secs(1);
+/// Threads of transfers, at most, with those that did not end when they were told to.
+const THREADS_MAX: usize = 16;
+
+/// Why a transfer failed.
+#[derive(Debug, Error)]
+pub enum TransferError {
+    /// Another transfer is under way.
+    #[error("a state transfer is under way already")]
+    Busy,
+    /// CHECK_DEVICE_STATE without a transfer before it.
+    #[error("there was no state transfer to check")]
+    NoTransfer,
+    /// The front end keeps its end open.
+    #[error("the front end checks the state before it has closed its end of the channel")]
+    Unfinished,
+    /// Front ends keep the threads of former transfers blocked.
+    #[error("{0} state transfers of before are blocked by the descriptors they were given")]
+    LeftBehind(usize),
+    /// The descriptor failed.
+    #[error("cannot transfer the state: {0}")]
+    Io(#[from] io::Error),
+    /// Nothing moved.
+    #[error("the front end has not moved any state for {0} s")]
+    Idle(i64),
+    /// The transfer was stopped.
+    #[error("the state transfer was cancelled")]
+    Cancelled,
+}
+
+/// What a transfer has brought.
+#[derive(Debug)]
+pub enum Transferred {
+    /// The state has been handed over; its length.
+    Saved(usize),
+    /// The state that came in.
+    Received(Loaded),
+}
+
+/// A state that came in.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What it says.
+    pub data: StateData,
+    /// Length of the stream.
+    pub bytes: usize,
+}
+
+type Outcome = Result<Transferred, StateError>;
+
+/// A transfer under way. Nobody waits for the end of its thread without a bound: whatever is behind
+/// the front end's descriptor may block it.
+struct Running {
+    cancel: Arc<OwnedFd>,
+    /// Taken by who waits for it.
+    outcome: Option<Receiver<Outcome>>,
+    direction: Direction,
+    thread: JoinHandle<()>,
+}
+
+/// What a transfer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Out of this process.
+    Save,
+    /// Into it.
+    Load,
+}
+
+/// The one transfer that there may be at a time.
+#[derive(Default)]
+pub struct Transfer(Mutex<Option<Running>>);
+
+impl Transfer {
+    /// Starts to write `state`.
+    pub fn save(&self, file: File, state: Vec<u8>) -> Result<(), TransferError> {
+        self.start("vsva-save", Direction::Save, file, move |channel| {
+            channel.write_all(&state)?;
+            Ok(Transferred::Saved(state.len()))
+        })
+    }
+
+    /// Starts to read a state up to the end of the file; `decode` looks at it as it comes.
+    pub fn load(
+        &self,
+        file: File,
+        decode: impl FnOnce(&mut Channel) -> Result<Loaded, StateError> + Send + 'static,
+    ) -> Result<(), TransferError> {
+        self.start("vsva-load", Direction::Load, file, move |channel| {
+            let decoded = decode(channel);
+            if decoded.is_err() {
+                // Read on, so that the front end learns of it by its check, not by a broken pipe.
+                channel.skip_rest();
+            }
+            decoded.map(Transferred::Received)
+        })
+    }
+
+    /// The result of the transfer that has been started before.
+    pub fn check(&self) -> (Option<Direction>, Outcome) {
+        let (outcome, direction) = {
+            let mut slot = lock(&self.0);
+            let Some(running) = slot.as_mut() else {
+                return (None, Err(TransferError::NoTransfer.into()));
+            };
+            (running.outcome.take(), running.direction)
+        };
+        let result = match outcome.map(|outcome| outcome.recv_timeout(CHECK_LIMIT)) {
+            Some(Ok(result)) => result,
+            Some(Err(RecvTimeoutError::Timeout)) => Err(TransferError::Unfinished.into()),
+            Some(Err(RecvTimeoutError::Disconnected)) | None => {
+                Err(TransferError::Cancelled.into())
+            }
+        };
+        self.cancel();
+        (Some(direction), result)
+    }
+
+    /// Lets the transfer end soon; who waits for its result gets an error.
+    pub fn stop(&self) {
+        if let Some(running) = lock(&self.0).as_ref() {
+            running.stop();
+        }
+    }
+
+    /// Ends the transfer that is under way, if there is one, and gives it some time to do so.
+    pub fn cancel(&self) {
+        let Some(running) = lock(&self.0).take() else {
+            return;
+        };
+        running.stop();
+        let deadline = Instant::now() + CANCEL_LIMIT;
+        while !running.thread.is_finished() {
+            if Instant::now() > deadline {
+                log::error!("the front end's state channel blocks: its thread is left to itself");
+                return;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn start(
+        &self,
+        name: &str,
+        direction: Direction,
+        file: File,
+        work: impl FnOnce(&mut Channel) -> Outcome + Send + 'static,
+    ) -> Result<(), TransferError> {
+        let mut slot = lock(&self.0);
+        if slot
+            .as_ref()
+            .is_some_and(|running| !running.thread.is_finished())
+        {
+            return Err(TransferError::Busy);
+        }
+        let left = LeftBehind::enter()?;
+        let cancel = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let cancel = Arc::new(cancel.map_err(io::Error::from)?);
+        let mut channel = Channel::new(OwnedFd::from(file), cancel.clone())?;
+        let (sender, outcome) = sync_channel(1);
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                let _left = left;
+                let result = work(&mut channel);
+                // The end of the stream, before anybody learns that it is complete.
+                drop(channel);
+                // Nobody listens any more only if the transfer was cancelled.
+                let _ = sender.send(result);
+            })?;
+        *slot = Some(Running {
+            cancel,
+            outcome: Some(outcome),
+            direction,
+            thread,
+        });
+        Ok(())
+    }
+}
+
+impl Running {
+    fn stop(&self) {
+        // Full: it is set already.
+        let _ = rustix::io::write(&*self.cancel, &1u64.to_ne_bytes());
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// Counts the threads of all transfers, so that those that are left to themselves stay few.
+struct LeftBehind;
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+impl LeftBehind {
+    fn enter() -> Result<Self, TransferError> {
+        if THREADS.fetch_add(1, Ordering::AcqRel) >= THREADS_MAX {
+            THREADS.fetch_sub(1, Ordering::AcqRel);
+            return Err(TransferError::LeftBehind(THREADS_MAX));
+        }
+        Ok(LeftBehind)
+    }
+}
+
+impl Drop for LeftBehind {
+    fn drop(&mut self) {
+        THREADS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
+
+    use super::*;
+
+    fn pair() -> (UnixStream, File) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        (ours, File::from(OwnedFd::from(theirs)))
+    }
+
+    fn count(channel: &mut Channel) -> Result<Loaded, StateError> {
+        let mut all = Vec::new();
+        channel.read_to_end(&mut all).map_err(TransferError::from)?;
+        Ok(Loaded {
+            data: StateData::default(),
+            bytes: all.len(),
+        })
+    }
+
+    #[test]
+    fn test_save_larger_than_the_channel_arrives_whole() {
+        let (mut peer, file) = pair();
+        let state: Vec<u8> = (0..1 << 20).map(|n: u32| n.to_le_bytes()[0]).collect();
+        let transfer = Transfer::default();
+        transfer.save(file, state.clone()).unwrap();
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).unwrap();
+        assert_eq!(received, state);
+        let result = transfer.check().1;
+        assert!(matches!(result, Ok(Transferred::Saved(n)) if n == state.len()));
+    }
+
+    #[test]
+    fn test_load_that_is_refused_reads_on_so_that_the_peer_can_finish() {
+        let (mut peer, file) = pair();
+        let transfer = Transfer::default();
+        let refuse = |_: &mut Channel| Err(StateError::from(TransferError::NoTransfer));
+        transfer.load(file, refuse).unwrap();
+        peer.write_all(&vec![0; 1 << 20]).unwrap();
+        drop(peer);
+        transfer.check().1.unwrap_err();
+    }
+
+    #[test]
+    fn test_second_transfer_while_one_is_under_way_is_refused() {
+        let (peer, file) = pair();
+        let (_other_peer, other) = pair();
+        let transfer = Transfer::default();
+        transfer.load(file, count).unwrap();
+        let second = transfer.load(other, count);
+        assert!(matches!(second, Err(TransferError::Busy)));
+        drop(peer);
+        let result = transfer.check().1;
+        assert!(matches!(result, Ok(Transferred::Received(s)) if s.bytes == 0));
+    }
+
+    #[test]
+    fn test_check_without_transfer_is_an_error() {
+        let (direction, result) = Transfer::default().check();
+        assert_eq!(direction, None);
+        result.unwrap_err();
+    }
+
+    #[test]
+    fn test_save_to_a_closed_channel_is_reported_by_check() {
+        let (peer, file) = pair();
+        drop(peer);
+        let transfer = Transfer::default();
+        transfer.save(file, vec![0; 100]).unwrap();
+        let (direction, result) = transfer.check();
+        assert_eq!(direction, Some(Direction::Save));
+        result.unwrap_err();
+    }
+
+    #[test]
+    fn test_drop_with_a_transfer_under_way_ends_it() {
+        let (_peer, file) = pair();
+        let transfer = Transfer::default();
+        transfer.load(file, count).unwrap();
+        drop(transfer);
+    }
+}

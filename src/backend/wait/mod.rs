@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! What threads wait for, and an end to waiting.
+
+pub mod guard;
+pub mod poller;
+pub mod wake;

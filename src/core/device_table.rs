@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! Attached devices.
+
+use super::fault_table::{FaultTable, BY_DEVICE};
+use super::table::{List, NIL};
+use crate::wire::LostReason;
+
+/// A device to attach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Attachment {
+    /// Number chosen by the front end, below `max_devices`.
+    pub device: u32,
+    /// SID as the guest knows it.
+    pub vsid: u32,
+    /// `dev_id` in the records of the fault channel.
+    pub dev_id: u32,
+    /// The fault channel, a number chosen by the front end.
+    pub channel: u32,
+    /// Limit of outstanding faults, 0 for the share that is the default.
+    pub max_outstanding: u32,
+    /// Whether the device is answered by CMD_PRI_RESP.
+    pub pri: bool,
+}
+
+/// What is known of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Device {
+    pub(super) vsid: u32,
+    pub(super) dev_id: u32,
+    /// Index of its fault channel, [`NIL`] if it is lost.
+    pub(super) channel: u32,
+    pub(super) max_outstanding: u32,
+    pub(super) pri: bool,
+    /// It said so for the generation that drains.
+    pub(super) quiesced: bool,
+    /// The front end is changing its page table.
+    pub(super) held: bool,
+    pub(super) faults: List<BY_DEVICE>,
+    /// Why it is lost.
+    pub(super) lost: Option<LostReason>,
+    /// DEVICE_LOST is still to be sent on this connection.
+    pub(super) lost_due: bool,
+}
+
+impl Device {
+    pub(super) fn new(desc: &Attachment, channel: u32) -> Self {
+        Self {
+            vsid: desc.vsid,
+            dev_id: desc.dev_id,
+            channel,
+            max_outstanding: desc.max_outstanding,
+            pri: desc.pri,
+            quiesced: false,
+            held: false,
+            faults: List::new(),
+            lost: None,
+            lost_due: false,
+        }
+    }
+
+    /// Most faults it can have outstanding.
+    pub(super) fn limit(&self, table: &FaultTable, share: u32) -> u32 {
+        match self.max_outstanding {
+            0 => share.min(table.capacity()),
+            limit => limit.min(table.capacity()),
+        }
+    }
+
+    /// Faults it may still raise. It can have more than its limit: a share shrinks when devices are attached.
+    pub(super) fn room(&self, table: &FaultTable, share: u32) -> u32 {
+        let of_limit = self.limit(table, share).saturating_sub(self.faults.len());
+        of_limit.min(table.free_len())
+    }
+}
+
+/// The devices, by number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Devices {
+    slots: Box<[Option<Device>]>,
+    attached: u32,
+}
+
+impl Devices {
+    pub(super) fn new(max_devices: u32) -> Self {
+        Self {
+            slots: (0..max_devices).map(|_| None).collect(),
+            attached: 0,
+        }
+    }
+
+    pub(super) fn get(&self, number: u32) -> Option<&Device> {
+        self.slots.get(number as usize)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Device> {
+        self.slots.get_mut(number as usize)?.as_mut()
+    }
+
+    /// How many are attached.
+    pub(super) fn len(&self) -> u32 {
+        self.attached
+    }
+
+    /// Puts a device in its place, if its number is not too large.
+    pub(super) fn insert(&mut self, number: u32, device: Device) {
+        if let Some(slot) = self.slots.get_mut(number as usize) {
+            self.attached += u32::from(slot.replace(device).is_none());
+        }
+    }
+
+    pub(super) fn remove(&mut self, number: u32) {
+        let slot = self.slots.get_mut(number as usize);
+        self.attached -= u32::from(slot.is_some_and(|slot| slot.take().is_some()));
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Device)> {
+        (0..)
+            .zip(self.slots.iter())
+            .filter_map(|(number, slot)| Some((number, slot.as_ref()?)))
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut Device)> {
+        (0..)
+            .zip(self.slots.iter_mut())
+            .filter_map(|(number, slot)| Some((number, slot.as_mut()?)))
+    }
+
+    pub(super) fn by_sid(&self, sid: u32) -> Option<u32> {
+        self.iter()
+            .find(|(_, device)| device.vsid == sid)
+            .map(|(number, _)| number)
+    }
+
+    /// The device that has `dev_id` in the records of the channel with index `channel`.
+    pub(super) fn by_dev_id(&self, channel: u32, dev_id: u32) -> Option<u32> {
+        self.iter()
+            .find(|(_, device)| device.channel == channel && device.dev_id == dev_id)
+            .map(|(number, _)| number)
+    }
+
+    pub(super) fn on_channel(&self, channel: u32) -> impl Iterator<Item = (u32, &Device)> {
+        debug_assert_ne!(channel, NIL);
+        self.iter()
+            .filter(move |(_, device)| device.channel == channel)
+    }
+}
