@@ -88,7 +88,7 @@ impl Driver {
         self.cookie = self.cookie.wrapping_add(1);
         let mut record = PgFault::new_zeroed();
         record.flags = U32::new(PGFAULT_LAST_PAGE | PGFAULT_PASID_VALID);
-        record.pasid = U32::new(self.cookie >> 9 & SSID_MAX);
+        record.pasid = U32::new((self.cookie >> 9) & SSID_MAX);
         record.grpid = U32::new(self.cookie & 0x1ff);
         record.cookie = U32::new(self.cookie);
         record
@@ -118,7 +118,7 @@ impl Driver {
     fn respond(&mut self) {
         let command = SmmuCommand::PriResp {
             sid: SID,
-            ssid: Some(self.cookie >> 9 & SSID_MAX),
+            ssid: Some((self.cookie >> 9) & SSID_MAX),
             group: self.cookie & 0x1ff,
             code: ResponseCode::Success,
         };

@@ -22,7 +22,7 @@ fn test_shared_object_by_uuid_in_the_order_of_its_text_is_the_attach_channel() {
         .collect();
     let uuid: Vec<u8> = digits
         .chunks(2)
-        .map(|pair| pair[0] << 4 | pair[1])
+        .map(|pair| (pair[0] << 4) | pair[1])
         .collect();
 
     let reply = raw.ask(raw::GET_SHARED_OBJECT, &uuid);
@@ -82,7 +82,7 @@ fn test_feature_that_was_not_offered_is_refused_and_ends_the_connection() {
     let backend = Backend::start();
     let mut raw = Raw::negotiated(&backend, raw::ALL_PROTOCOL);
     // VIRTIO_RING_F_EVENT_IDX.
-    let features = raw::FEATURES | 1 << 29;
+    let features = raw::FEATURES | (1 << 29);
 
     let answer = raw.acknowledged(raw::SET_FEATURES, &features.to_le_bytes());
 

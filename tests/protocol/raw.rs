@@ -48,7 +48,7 @@ pub const DEVICE_STATE: u64 = 1 << 19;
 pub const ALL_PROTOCOL: u64 =
     MQ | REPLY_ACK | CONFIG | PROTOCOL_RESET_DEVICE | SHARED_OBJECT | DEVICE_STATE;
 /// VHOST_USER_F_PROTOCOL_FEATURES and VIRTIO_F_VERSION_1.
-pub const FEATURES: u64 = 1 << 30 | 1 << 32;
+pub const FEATURES: u64 = (1 << 30) | (1 << 32);
 
 /// The front end's end of the socket.
 pub struct Raw(UnixStream);

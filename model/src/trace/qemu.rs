@@ -296,7 +296,7 @@ fn vm_step(name: &str, f: &Fields) -> Result<Option<VmStep>, String> {
 }
 
 /// A line of the trace: its time stamp and what it tells of, if it is of interest.
-pub fn parse<'a>(place: Place<'a>) -> Result<Option<(&'a str, Event)>, String> {
+pub fn parse(place: Place<'_>) -> Result<Option<(&str, Event)>, String> {
     let mut words = place.text.splitn(3, ' ');
     let (Some(time), Some(name)) = (words.next(), words.next()) else {
         return Ok(None);

@@ -91,7 +91,7 @@ impl Machine {
         let devices = self
             .clients
             .keys()
-            .fold(0, |bits, device| bits | 1 << device);
+            .fold(0, |bits, device| bits | (1 << device));
         let credit = (self.max_pending, 0);
         let front = FrontEnd::load(Rules::ALL, credit, devices, &saved.front, &saved.pending);
         match front {

@@ -122,7 +122,7 @@ impl World {
         let (now, waiting) = (self.now, self.waiting.first());
         let oldest = waiting.map_or((0, 0, 0, 0, 0), |(read, number, index)| {
             let group = &self.groups[number];
-            let flags = 1 | u32::from(group.pasid.is_some()) << 1;
+            let flags = 1 | (u32::from(group.pasid.is_some()) << 1);
             let age = u32::try_from((now - read) / 1_000_000).unwrap();
             let addr = group.record(*index).addr.get();
             (

@@ -18,17 +18,17 @@ const STE_VALID: u64 = 1 << 0;
 const STE_CONFIG_S1: u64 = 5 << 1;
 const STE_S1CDMAX_SHIFT: u32 = 59;
 /// S1DSS = 2: without an SSID, the descriptor of SSID 0 is used; the table is inner shareable and cacheable.
-const STE_WORD1: u64 = 2 | 1 << 2 | 1 << 4 | 3 << 6;
+const STE_WORD1: u64 = 2 | (1 << 2) | (1 << 4) | (3 << 6);
 const STE_S1STALLD: u64 = 1 << 27;
 
 const CD_T0SZ_48_BITS: u64 = 16;
-const CD_CACHEABLE: u64 = 1 << 8 | 1 << 10 | 3 << 12;
+const CD_CACHEABLE: u64 = (1 << 8) | (1 << 10) | (3 << 12);
 const CD_TTB1_DISABLED: u64 = 1 << 30;
 const CD_VALID: u64 = 1 << 31;
 const CD_IPS_44_BITS: u64 = 4 << 32;
 const CD_AARCH64: u64 = 1 << 41;
 const CD_STALL: u64 = 1 << 44;
-const CD_RECORD_ABORT: u64 = 1 << 45 | 1 << 46;
+const CD_RECORD_ABORT: u64 = (1 << 45) | (1 << 46);
 const CD_PRIVATE_ASIDS: u64 = 1 << 47;
 const CD_ASID_SHIFT: u32 = 48;
 const MAIR_NORMAL: u64 = 0xff;
@@ -78,7 +78,7 @@ impl GuestMemory {
             STE_VALID
                 | STE_CONFIG_S1
                 | self.descriptors
-                | u64::from(SSID_BITS) << STE_S1CDMAX_SHIFT,
+                | (u64::from(SSID_BITS) << STE_S1CDMAX_SHIFT),
             STE_WORD1 | if s1stalld { STE_S1STALLD } else { 0 },
         ]
     }
@@ -157,7 +157,7 @@ impl GuestMemory {
                 | if self.stalls { CD_STALL } else { 0 }
                 | CD_RECORD_ABORT
                 | CD_PRIVATE_ASIDS
-                | u64::from(ssid) << CD_ASID_SHIFT,
+                | (u64::from(ssid) << CD_ASID_SHIFT),
         );
         Ok(root)
     }
@@ -166,7 +166,7 @@ impl GuestMemory {
     fn leaf(&mut self, ssid: u32, va: u64) -> io::Result<u64> {
         let mut table = self.address_space(ssid)?;
         for shift in [39, 30, 21] {
-            let entry = table + (va >> shift & 0x1ff) * 8;
+            let entry = table + ((va >> shift) & 0x1ff) * 8;
             let value = self.read64(entry);
             table = if value & 1 == 1 {
                 value & OUTPUT_ADDRESS
@@ -176,7 +176,7 @@ impl GuestMemory {
                 next
             };
         }
-        Ok(table + (va >> 12 & 0x1ff) * 8)
+        Ok(table + ((va >> 12) & 0x1ff) * 8)
     }
 }
 

@@ -142,7 +142,7 @@ impl TestDevice {
             let high = self.registers.read32(offset + 4);
             let low = self.registers.read32(offset);
             if self.registers.read32(offset + 4) == high {
-                return u64::from(high) << 32 | u64::from(low);
+                return (u64::from(high) << 32) | u64::from(low);
             }
         }
     }
@@ -163,9 +163,9 @@ impl TestDevice {
         let words = [
             src,
             dst,
-            u64::from(request.len) | u64::from(pasid) << 32,
+            u64::from(request.len) | (u64::from(pasid) << 32),
             request.record,
-            opcode | u64::from(flags) << 32,
+            opcode | (u64::from(flags) << 32),
             request.tag,
             0,
         ];
@@ -177,7 +177,7 @@ impl TestDevice {
         }
         self.portal.write64(
             slot + 56,
-            u64::from(crc32c::crc32c(&bytes)) | u64::from(valid) << 32,
+            u64::from(crc32c::crc32c(&bytes)) | (u64::from(valid) << 32),
         );
         self.next += 1;
     }

@@ -4,7 +4,7 @@
 const TYPE: u32 = b';' as u32;
 
 const fn request(number: u32) -> u32 {
-    TYPE << 8 | number
+    (TYPE << 8) | number
 }
 
 pub const IOAS_ALLOC: u32 = request(0x81);

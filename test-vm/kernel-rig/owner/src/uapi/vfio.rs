@@ -4,7 +4,7 @@
 const TYPE: u32 = b';' as u32;
 
 const fn request(number: u32) -> u32 {
-    TYPE << 8 | (100 + number)
+    (TYPE << 8) | (100 + number)
 }
 
 pub const GET_REGION_INFO: u32 = request(8);
