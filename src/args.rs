@@ -23,6 +23,10 @@ pub struct Args {
     #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
     pub fd: Option<i32>,
 
+    /// Serve one connection, and end with it. For whoever starts this program for one front end.
+    #[arg(long)]
+    pub one_off: bool,
+
     /// Print what this program can do as JSON and exit; every other option is ignored.
     #[arg(long)]
     pub print_capabilities: bool,

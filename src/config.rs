@@ -26,6 +26,8 @@ pub enum Listen {
 pub struct Config {
     /// The vhost-user socket; `None`: from systemd.
     pub listen: Option<Listen>,
+    /// Serve one connection only.
+    pub one_off: bool,
     /// The event log.
     pub event_log: Option<PathBuf>,
     /// Limits.

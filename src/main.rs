@@ -38,6 +38,7 @@ impl TryFrom<Args> for Config {
         };
         Ok(Config {
             listen,
+            one_off: args.one_off,
             event_log: args.event_log,
             limits,
             migration_blocking: !args.without_migration_blocking,

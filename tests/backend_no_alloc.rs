@@ -40,6 +40,7 @@ fn start() -> UnixStream {
     let listener = UnixListener::bind(&path).unwrap();
     let stream = UnixStream::connect(&path).unwrap();
     let config = Config {
+        one_off: false,
         listen: Some(Listen::Fd(listener.into_raw_fd())),
         event_log: None,
         limits: Limits::default(),

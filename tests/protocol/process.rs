@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{ErrorKind, Read},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
@@ -11,7 +11,8 @@ use std::{
             process::ExitStatusExt,
         },
     },
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
+    thread::JoinHandle,
 };
 
 use rustix::{
@@ -200,6 +201,77 @@ fn test_fd_listening_is_served() {
     messages.join().unwrap();
     frontend.unwrap();
     assert!(path.exists(), "it belongs to whoever made it");
+}
+
+/// Started as a front end starts it, which keeps the socket's path for itself.
+fn start_one_off(listener: &UnixListener) -> (Child, JoinHandle<()>) {
+    let mut child = command()
+        .args(["--one-off", "--fd", &inherit(listener)])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let messages = show_messages(&mut child);
+    (child, messages)
+}
+
+#[test]
+fn test_one_off_serves_the_connection_that_waits_and_ends_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vsva.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let (mut child, messages) = start_one_off(&listener);
+
+    let mut frontend = Frontend::from_stream(stream, &options()).unwrap();
+    frontend.config().unwrap();
+    assert!(child.try_wait().unwrap().is_none());
+    drop(frontend);
+
+    assert!(child.wait().unwrap().success());
+    messages.join().unwrap();
+}
+
+#[test]
+fn test_one_off_ends_with_a_connection_that_ended_before_it_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vsva.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    drop(UnixStream::connect(&path).unwrap());
+
+    let (mut child, messages) = start_one_off(&listener);
+
+    assert!(child.wait().unwrap().success());
+    messages.join().unwrap();
+}
+
+#[test]
+fn test_one_off_refuses_every_other_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("vsva.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let stream = UnixStream::connect(&path).unwrap();
+    let (mut child, messages) = start_one_off(&listener);
+    let frontend = Frontend::from_stream(stream, &options()).unwrap();
+
+    let refused = UnixStream::connect(&path).unwrap_err();
+
+    assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    drop(frontend);
+    assert!(child.wait().unwrap().success());
+    messages.join().unwrap();
+}
+
+#[test]
+fn test_one_off_removes_the_socket_that_it_has_made() {
+    let mut backend = Backend::start_with(&["--one-off"]);
+    let vm = OneDevice::new(&backend);
+    assert!(backend.socket().exists());
+
+    drop(vm);
+
+    assert!(backend.child.wait().unwrap().success());
+    assert!(!backend.socket().exists());
 }
 
 #[test]

@@ -17,8 +17,8 @@ use std::{
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
     net::{
-        accept_with, connect, socket_with, sockopt, AddressFamily, SocketAddrUnix, SocketFlags,
-        SocketType,
+        accept_with, connect, shutdown, socket_with, sockopt, AddressFamily, Shutdown,
+        SocketAddrUnix, SocketFlags, SocketType,
     },
 };
 
@@ -83,6 +83,12 @@ impl Socket {
         let gone = accept_with(&self.fd, SocketFlags::CLOEXEC).is_ok();
         self.spare = self.fd.try_clone().ok();
         gone
+    }
+
+    /// Takes no connection any more. Whoever wants one is refused, and does not wait.
+    pub fn close(&self) -> Result<(), Error> {
+        shutdown(&self.fd, Shutdown::Both)
+            .map_err(|e| Error::system("Cannot stop listening")(e.into()))
     }
 
     /// The path of the socket file that is removed when this is dropped.

@@ -53,7 +53,7 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// Before another attempt to get a descriptor.
 const REST: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM or SIGINT.
+/// Serves until SIGTERM or SIGINT, or until the one connection ends.
 pub fn run(config: &Config) -> Result<(), Error> {
     // A file that has become too large is an error of the write, not the end of the process.
     sys::block_signals(&[libc::SIGXFSZ]).map_err(Error::system("Cannot set up signals"))?;
@@ -96,6 +96,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     while waiter.wait(Some(socket.as_fd()))? == Woken::Ready {
         let connection = match Connection::start(&backend, &mut socket) {
             Ok(connection) => connection,
+            Err(e) if config.one_off => return Err(e),
             Err(e) => {
                 log::error!("{e}; is the limit of open files too low?");
                 if !socket.refuse() && waiter.wait_until(None, Some(REST), true)? != Woken::Late {
@@ -105,6 +106,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
             }
         };
         events.step(|| Step::Connected);
+        if config.one_off {
+            socket.close()?;
+        }
         let done = connection.done.as_fd();
         let woken = waiter.wait(Some(done));
         if !matches!(woken, Ok(Woken::Ready)) {
@@ -116,7 +120,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         }
         connection.join();
         events.step(|| Step::Disconnected);
-        if woken? == Woken::Signal {
+        if woken? == Woken::Signal || config.one_off {
             break;
         }
     }
