@@ -18,7 +18,7 @@ from unittest import SkipTest
 import avocado
 
 from . import migration
-from .backend import Backend
+from .backend import Backend, StartedByQemu
 from .environment import Environment
 from .replay import Replay, RulesBroken
 from .vm import Vm
@@ -96,6 +96,8 @@ class VsvaTest(avocado.Test):
         vm = Vm(self.environment, name, self.folder, **options)
         self.processes.append(vm.quit)
         backends = options.get("backends") or {0: options.get("backend")}
+        if any(isinstance(backend, StartedByQemu) for backend in backends.values()):
+            return vm  # It has no event log from its first moment.
         self.replay.add(vm, {f"vsva{number}": one for number, one in backends.items() if one}, options.get("vsva"))
         return vm
 

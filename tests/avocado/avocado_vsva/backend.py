@@ -9,6 +9,14 @@ from . import process
 from .journal import Journal, LineReader
 
 
+class StartedByQemu:
+    """A program that QEMU starts itself, with options or, as on the shortest command line, without."""
+
+    def __init__(self, program, *options):
+        self.program = program
+        self.options = options
+
+
 class Backend:
     """Started at once; ready (socket bound, listening) when the constructor returns."""
 

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """QEMU's command line for a VM of the tests."""
 
+import json
+
+from .backend import StartedByQemu
+
 STALLS_ON = {"stall": "on", "ssidsize": 8}
 TRACE_PATTERNS = ("vsva_*", "smmuv3_stall_*", "smmuv3_deliver_event*", "smmuv3_fault_handler*", "smmuv3_cmdq_sync_wait",
                   # What the rules of a front end also need, see replay.py.
@@ -60,9 +64,20 @@ def devices_of_each(backends, properties):
 
 
 def _vsva_device(number, backend, properties):
+    if isinstance(backend, StartedByQemu):
+        return _spawning_device(number, backend, properties)
     words = "".join(f",{key}={value}" for key, value in properties.items())
     return ["-chardev", f"socket,id=vsva-socket{number},path={backend.socket_path}",
             "-device", f"vhost-user-vsva,id=vsva{number},chardev=vsva-socket{number}{words}"]
+
+
+def _spawning_device(number, backend, properties):
+    words = {"driver": "vhost-user-vsva", "id": f"vsva{number}", "path": str(backend.program), **properties}
+    if backend.options:
+        # A list, which only JSON has.
+        return ["-device", json.dumps({**words, "param": list(backend.options)})]
+    driver = words.pop("driver")
+    return ["-device", ",".join([driver, *(f"{key}={value}" for key, value in words.items())])]
 
 
 def _test_device(number, link):
