@@ -263,6 +263,22 @@ fn test_one_off_refuses_every_other_connection() {
 }
 
 #[test]
+fn test_one_off_leaves_sigint_to_the_front_end_and_ends_at_sigterm() {
+    let mut backend = Backend::start_with(&["--one-off"]);
+    let mut vm = OneDevice::new(&backend);
+
+    backend.signal(Signal::INT);
+    // A signal that was heeded would end the connection.
+    vm.frontend.config().unwrap();
+    vm.stall(0x1000);
+    backend.assert_alive();
+    backend.signal(Signal::TERM);
+
+    assert!(backend.child.wait().unwrap().success());
+    vm.frontend.config().unwrap_err();
+}
+
+#[test]
 fn test_one_off_removes_the_socket_that_it_has_made() {
     let mut backend = Backend::start_with(&["--one-off"]);
     let vm = OneDevice::new(&backend);

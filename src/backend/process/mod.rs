@@ -53,14 +53,20 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// Before another attempt to get a descriptor.
 const REST: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM or SIGINT, or until the one connection ends.
+/// Serves until SIGTERM or SIGINT; for one connection, until SIGTERM or its end.
 pub fn run(config: &Config) -> Result<(), Error> {
     // A file that has become too large is an error of the write, not the end of the process.
     sys::block_signals(&[libc::SIGXFSZ]).map_err(Error::system("Cannot set up signals"))?;
     let mut socket = Socket::open(config.listen.as_ref())?;
     // Blocked in all threads, as none has been started yet.
-    let signals = SignalFd::new(&[libc::SIGTERM, libc::SIGINT])
-        .map_err(Error::system("Cannot set up signals"))?;
+    sys::block_signals(&[libc::SIGINT]).map_err(Error::system("Cannot set up signals"))?;
+    let heeded: &[_] = if config.one_off {
+        // A terminal sends SIGINT to the front end as well, with whose connection this ends.
+        &[libc::SIGTERM]
+    } else {
+        &[libc::SIGTERM, libc::SIGINT]
+    };
+    let signals = SignalFd::new(heeded).map_err(Error::system("Cannot set up signals"))?;
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
     let events = open_event_log(config)?;
