@@ -68,6 +68,14 @@ impl From<vhost_user_backend::Error> for Error {
     }
 }
 
+/// An error of the system by its number, where there is no room for its text.
+pub(crate) fn short(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(errno) => format!("error {errno}"),
+        None => error.to_string(),
+    }
+}
+
 impl Error {
     pub(crate) fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Error::System { what, source }

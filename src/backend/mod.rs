@@ -17,42 +17,13 @@ mod channels;
 mod connection;
 mod engine;
 mod events;
+mod instance;
+mod link;
 mod process;
 mod published;
+mod rings;
 mod shell;
 mod state;
 mod wait;
 
-use std::sync::Arc;
-
 pub use process::{run, CAPABILITIES};
-
-use self::{engine::Engine, shell::Shell};
-use crate::{state::StateVersion, wire::ConfigSpace};
-
-/// What all connections share.
-struct Backend {
-    shell: Arc<Shell>,
-    engine: Engine,
-    migration_blocking: bool,
-    state_version: StateVersion,
-    /// Most bytes after the header of a state that fits.
-    state_limit: u64,
-}
-
-impl Backend {
-    fn config_space(&self) -> ConfigSpace {
-        let mut config = self.shell.config_space();
-        config.state_version.set(self.state_version.version);
-        config.state_compat.set(self.state_version.compat);
-        config
-    }
-
-    /// Begins anew, as after the start of the process.
-    fn reset(&self) {
-        // First, or a request that has not been read yet would attach a device of the front end before.
-        self.engine.close_attach_channel();
-        self.shell.reset();
-        log::info!("reset by the front end");
-    }
-}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Faults are answered, and the answers of their groups written to the channels.
 
-use super::channel_table::Group;
+use super::channel_table::{Group, WriteJob};
 use super::fault_table::Owners;
 use super::{Core, GuestCommand, Observation, Observer};
 use crate::wire::{PageResponse, ResponseCode, U32};
@@ -87,6 +87,20 @@ impl<O: Observer> Core<O> {
         count
     }
 
+    /// Copies the next answers for `channel` to `out`, for the thread that has been told to write them, and returns how
+    /// many. With none its job is done.
+    pub fn next_answers(&mut self, channel: u32, out: &mut [PageResponse]) -> usize {
+        let count = self.answers(channel, out);
+        if count == 0 {
+            let index = self.channels.find(channel);
+            let slot = index.and_then(|index| self.channels.get_mut(index));
+            if let Some(slot) = slot.filter(|slot| slot.write == WriteJob::GivenOut) {
+                slot.write = WriteJob::None;
+            }
+        }
+        count
+    }
+
     /// The next `count` answers of `channel` were written. They are not given out again.
     pub fn answers_written(&mut self, channel: u32, count: usize, now_ns: u64) {
         let counted = !self.is_left_over(channel);
@@ -111,7 +125,7 @@ impl<O: Observer> Core<O> {
                 },
             );
         }
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
     }
 
     /// The kernel refused the next answer of `channel` with EINVAL: it had aborted the faults itself.
@@ -131,7 +145,7 @@ impl<O: Observer> Core<O> {
                 },
             );
         }
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
     }
 
     /// Whether the channel, and all that is answered on it, is of the time before a reset.

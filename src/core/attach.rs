@@ -15,7 +15,11 @@ impl<O: Observer> Core<O> {
         self.check_attach(desc)?;
         let number = desc.device;
         let channel = match self.channels.find(desc.channel) {
-            Some(channel) => channel,
+            Some(channel) => {
+                // One without devices was not read.
+                self.channels.want_read(channel);
+                channel
+            }
             None => self
                 .channels
                 .open(desc.channel)
@@ -25,7 +29,6 @@ impl<O: Observer> Core<O> {
         };
         if let Some(slot) = self.channels.get_mut(channel) {
             slot.devices += 1;
-            slot.empty = false;
         }
         self.devices.insert(number, Device::new(desc, channel));
         self.observe(
@@ -87,7 +90,7 @@ impl<O: Observer> Core<O> {
                 self.channels.close_group(channel);
             } else {
                 // Its last faults may have come since the channel was read.
-                slot.empty = false;
+                slot.may_have_more();
             }
             self.channels.close_if_unused(channel);
         }
@@ -99,7 +102,7 @@ impl<O: Observer> Core<O> {
                 dropped,
             },
         );
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
         Ok(())
     }
 
@@ -141,12 +144,12 @@ impl<O: Observer> Core<O> {
         let Some(index) = self.channels.find(channel) else {
             return;
         };
-        for (_, device) in self.devices.iter_mut() {
-            if device.channel == index {
+        for number in 0..self.limits.max_devices {
+            let on_channel = |device: &&mut Device| device.channel == index;
+            if let Some(device) = self.devices.get_mut(number).filter(on_channel) {
                 device.channel = NIL;
                 device.held = false;
                 device.lost = Some(reason);
-                device.lost_due = true;
                 while let Some(fault) = self.faults.first(&device.faults) {
                     let mut owners = Owners {
                         device: &mut device.faults,
@@ -155,6 +158,7 @@ impl<O: Observer> Core<O> {
                     let stag = fault.event.stag;
                     self.faults.remove(stag, &mut owners);
                 }
+                self.devices.set_lost_due(number, true);
             }
         }
         let dropped = self.channels.drop_channel(index);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Fault channels and the groups of faults that they name by cookies.
 
+use std::collections::VecDeque;
+
 use super::fault_table::BY_GROUP;
 use super::table::{Linked, Links, List, Table, NIL};
 use crate::wire::ResponseCode;
@@ -75,14 +77,53 @@ pub(super) struct Channel {
     pub(super) left_over: bool,
     /// The group whose last record has not been read.
     pub(super) open: Option<u32>,
+    pub(super) read: ReadJob,
+    pub(super) write: WriteJob,
     groups: List<BY_CHANNEL>,
     answers: List<ANSWERED>,
+}
+
+/// Whether the channel is to be read though poll may not report it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum ReadJob {
+    /// Only if it finds room after [`Channel::blocked`], or a drain must know whether it is empty.
+    None,
+    /// Yes: it was not read while its devices were held, or gone.
+    Due,
+    /// A thread has been told to, and has not said yet what it found.
+    GivenOut,
+}
+
+/// Where the answers of a channel are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum WriteJob {
+    /// Nobody has been told to write.
+    None,
+    /// The channel is in [`Channels::writes`].
+    Due,
+    /// A thread takes and writes them.
+    GivenOut,
+    /// The socket takes none.
+    Blocked,
 }
 
 impl Channel {
     /// How many answers are to be written.
     pub(super) fn answers_len(&self) -> u32 {
         self.answers.len()
+    }
+
+    /// Something may have come since the channel was read.
+    pub(super) fn may_have_more(&mut self) {
+        self.empty = false;
+        if self.read == ReadJob::GivenOut {
+            self.read = ReadJob::None;
+        }
+    }
+
+    /// Whether a drain must know if something is left in it.
+    pub(super) fn is_unread(&self) -> bool {
+        !self.empty && self.blocked.is_none() && self.held == 0
     }
 }
 
@@ -103,6 +144,12 @@ pub(super) struct Channels {
     buckets: Box<[u32]>,
     /// Channels that are blocked.
     blocked: u32,
+    /// Channels that have answers for a thread to write.
+    writes: VecDeque<u32>,
+    /// No channel has [`ReadJob::Due`] if this is false.
+    reads_due: bool,
+    /// Numbers of channels that have been closed, as nobody uses them, and that the shell is to close.
+    closes: VecDeque<u32>,
 }
 
 impl Channels {
@@ -116,6 +163,9 @@ impl Channels {
             groups: Table::new(groups, Group::BLANK),
             buckets: vec![NIL; groups.next_power_of_two() as usize].into_boxed_slice(),
             blocked: 0,
+            writes: VecDeque::with_capacity(channels as usize),
+            reads_due: false,
+            closes: VecDeque::with_capacity(channels as usize),
         }
     }
 
@@ -123,6 +173,62 @@ impl Channels {
     #[cfg(feature = "model")]
     pub(super) fn scrub(&mut self) {
         self.groups.scrub(&Group::BLANK);
+        self.writes.clear();
+        self.closes.clear();
+        self.reads_due = false;
+        for channel in self.iter_mut() {
+            channel.read = ReadJob::None;
+            channel.write = WriteJob::None;
+        }
+    }
+
+    /// Lets a channel be read though poll may not report it.
+    pub(super) fn want_read(&mut self, channel: u32) {
+        if let Some(slot) = self.get_mut(channel) {
+            slot.empty = false;
+            slot.read = ReadJob::Due;
+            self.reads_due = true;
+        }
+    }
+
+    /// After no channel that is due was found to be wanted: some may be held.
+    pub(super) fn note_reads_due(&mut self) {
+        let due = self.iter().any(|(_, slot)| slot.read == ReadJob::Due);
+        self.reads_due = due;
+    }
+
+    /// The number of the next channel that the shell is to close.
+    pub(super) fn next_close(&mut self) -> Option<u32> {
+        self.closes.pop_front()
+    }
+
+    /// Whether a channel may have to be read though poll does not report it.
+    pub(super) fn may_want_read(&self) -> bool {
+        self.reads_due || self.blocked > 0
+    }
+
+    /// Lets the thread that makes this step write the answers of a channel, if they can be written. Another thread may be
+    /// writing: that one may have looked for the last time, and this one is to know that its answers are written.
+    pub(super) fn want_write(&mut self, channel: u32) {
+        if let Some(slot) = self.get_mut(channel) {
+            let can = matches!(slot.write, WriteJob::None | WriteJob::GivenOut);
+            if can && slot.held == 0 && !slot.answers.is_empty() {
+                slot.write = WriteJob::Due;
+                self.writes.push_back(channel);
+            }
+        }
+    }
+
+    /// The number of the next channel whose answers are to be written.
+    pub(super) fn next_write(&mut self) -> Option<u32> {
+        while let Some(channel) = self.writes.pop_front() {
+            let slot = self.get_mut(channel);
+            if let Some(slot) = slot.filter(|slot| slot.write == WriteJob::Due) {
+                slot.write = WriteJob::GivenOut;
+                return Some(slot.number);
+            }
+        }
+        None
     }
 
     pub(super) fn find(&self, number: u32) -> Option<u32> {
@@ -145,6 +251,8 @@ impl Channels {
             kernel: false,
             left_over: false,
             open: None,
+            read: ReadJob::None,
+            write: WriteJob::None,
             groups: List::new(),
             answers: List::new(),
         });
@@ -322,10 +430,11 @@ impl Channels {
         if record.open || !record.faults.is_empty() {
             return;
         }
-        let channel = record.channel as usize;
-        if let Some(channel) = self.channels[channel].as_mut() {
-            channel.answers.push_back(&mut self.groups, group);
+        let channel = record.channel;
+        if let Some(slot) = self.channels[channel as usize].as_mut() {
+            slot.answers.push_back(&mut self.groups, group);
         }
+        self.want_write(channel);
     }
 
     /// The groups whose answers are to be written, in order.
@@ -347,8 +456,17 @@ impl Channels {
     /// Closes a channel that has neither devices nor answers to write.
     pub(super) fn close_if_unused(&mut self, channel: u32) {
         let unused = |slot: &Channel| slot.devices == 0 && slot.groups.is_empty();
-        if self.get(channel).is_some_and(unused) {
+        if let Some(number) = self
+            .get(channel)
+            .filter(|slot| unused(slot))
+            .map(|slot| slot.number)
+        {
             self.close(channel);
+            // There are more only if nobody takes them.
+            if self.closes.len() == self.closes.capacity() {
+                self.closes.pop_front();
+            }
+            self.closes.push_back(number);
         }
     }
 
@@ -364,6 +482,7 @@ impl Channels {
 
     fn close(&mut self, channel: u32) {
         self.set_blocked(channel, None);
+        self.writes.retain(|due| *due != channel);
         self.channels[channel as usize] = None;
     }
 

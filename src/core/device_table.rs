@@ -39,7 +39,7 @@ pub(super) struct Device {
     /// Why it is lost.
     pub(super) lost: Option<LostReason>,
     /// DEVICE_LOST is still to be sent on this connection.
-    pub(super) lost_due: bool,
+    lost_due: bool,
 }
 
 impl Device {
@@ -78,6 +78,8 @@ impl Device {
 pub(super) struct Devices {
     slots: Box<[Option<Device>]>,
     attached: u32,
+    /// Devices with [`Device::lost_due`].
+    lost_due: u32,
 }
 
 impl Devices {
@@ -85,6 +87,7 @@ impl Devices {
         Self {
             slots: (0..max_devices).map(|_| None).collect(),
             attached: 0,
+            lost_due: 0,
         }
     }
 
@@ -103,12 +106,37 @@ impl Devices {
 
     /// Puts a device in its place, if its number is not too large.
     pub(super) fn insert(&mut self, number: u32, device: Device) {
+        self.set_lost_due(number, false);
         if let Some(slot) = self.slots.get_mut(number as usize) {
             self.attached += u32::from(slot.replace(device).is_none());
         }
     }
 
+    /// How many devices are to be reported as lost.
+    pub(super) fn lost_due_len(&self) -> u32 {
+        self.lost_due
+    }
+
+    /// The next device that is to be reported as lost, and why it is.
+    pub(super) fn next_lost(&self) -> Option<(u32, LostReason)> {
+        if self.lost_due == 0 {
+            return None;
+        }
+        self.iter()
+            .filter(|(_, device)| device.lost_due)
+            .find_map(|(number, device)| Some((number, device.lost?)))
+    }
+
+    /// Says whether a device, which is lost, is to be reported.
+    pub(super) fn set_lost_due(&mut self, number: u32, due: bool) {
+        if let Some(device) = self.get_mut(number) {
+            let was = std::mem::replace(&mut device.lost_due, due);
+            self.lost_due = self.lost_due + u32::from(due) - u32::from(was);
+        }
+    }
+
     pub(super) fn remove(&mut self, number: u32) {
+        self.set_lost_due(number, false);
         let slot = self.slots.get_mut(number as usize);
         self.attached -= u32::from(slot.is_some_and(|slot| slot.take().is_some()));
     }

@@ -70,7 +70,7 @@ impl<O: Observer> Core<O> {
             device.quiesced = false;
         }
         for channel in self.channels.iter_mut() {
-            channel.empty = false;
+            channel.may_have_more();
         }
         self.observe(
             now_ns,
@@ -91,7 +91,7 @@ impl<O: Observer> Core<O> {
             device.quiesced = true;
             // Its last faults may have come since the channel was read.
             if let Some(channel) = self.channels.get_mut(device.channel) {
-                channel.empty = false;
+                channel.may_have_more();
             }
         }
         self.observe(
@@ -135,7 +135,7 @@ impl<O: Observer> Core<O> {
     }
 
     /// Whether nothing can raise a fault any more and every fault that was read has been answered.
-    fn is_quiet(&self) -> bool {
+    pub(super) fn is_quiet(&self) -> bool {
         self.drain.phase == Phase::Draining
             && self.channels.all_answered()
             && self.devices.iter().all(|(_, device)| device.quiesced)
@@ -148,12 +148,12 @@ impl<O: Observer> Core<O> {
         }
         self.channels
             .iter()
-            .find(|(_, channel)| !channel.empty && channel.blocked.is_none() && channel.held == 0)
+            .find(|(_, channel)| channel.is_unread())
             .map(|(_, channel)| channel.number)
     }
 
     /// Ends the drain if nothing is left of what it waits for.
-    pub(super) fn settle(&mut self, now_ns: u64) {
+    pub(super) fn end_drain_if_drained(&mut self, now_ns: u64) {
         let nothing_unread = self.channels.iter().all(|(_, channel)| channel.empty);
         if self.is_quiet() && nothing_unread && self.stage_one.is_empty() {
             let duration_ns = now_ns.saturating_sub(self.drain.begun_ns);
@@ -182,7 +182,7 @@ impl<O: Observer> Core<O> {
                 self.observe(now_ns, Observation::DisturbedAfterDrained { generation });
             }
         }
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
     }
 
     /// Ends the drain under way, if there is one.

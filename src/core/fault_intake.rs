@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Faults read from the channels: taken, refused, or left there until there is room.
 
-use super::channel_table::Blocked;
+use super::channel_table::{Blocked, ReadJob};
 use super::device_table::Device;
 use super::fault_table::{NewFault, Owners};
 use super::{Core, FaultError, Observation, Observer, RefusedReason};
@@ -55,7 +55,7 @@ impl<O: Observer> Core<O> {
         self.outstanding = self.outstanding.saturating_add(1);
         self.counters.faults_read = self.counters.faults_read.wrapping_add(1);
         if let Some(slot) = self.channels.get_mut(index) {
-            slot.empty = false;
+            slot.may_have_more();
         }
         self.channels.set_blocked(index, None);
         match verdict {
@@ -176,7 +176,7 @@ impl<O: Observer> Core<O> {
         let Some(slot) = self.channels.get_mut(index) else {
             return;
         };
-        slot.empty = false;
+        slot.may_have_more();
         let channel = slot.number;
         if !self.channels.set_blocked(index, Some(blocked)) {
             self.observe(now_ns, Observation::ChannelBlocked { channel });
@@ -234,15 +234,21 @@ impl<O: Observer> Core<O> {
         };
         if let Some(slot) = self.channels.get_mut(index) {
             slot.empty = slot.blocked.is_none();
+            // With a record left that found no room, it is not to be read again for nothing.
+            if slot.empty {
+                slot.read = ReadJob::None;
+            }
         }
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
     }
 
     /// Whether the channel should be read: not after [`FaultError::NoRoom`] until there is room.
     pub fn wants_read(&self, channel: u32) -> bool {
-        let Some(index) = self.channels.find(channel) else {
-            return false;
-        };
+        let index = self.channels.find(channel);
+        index.is_some_and(|index| self.wants_read_at(index))
+    }
+
+    pub(super) fn wants_read_at(&self, index: u32) -> bool {
         let Some(slot) = self.channels.get(index) else {
             return false;
         };

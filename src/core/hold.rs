@@ -36,7 +36,7 @@ impl<O: Observer> Core<O> {
             return Err(HoldError::AlreadyHeld { device });
         }
         slot.held += 1;
-        slot.empty = false;
+        slot.may_have_more();
         self.observe(now_ns, Observation::Held { device });
         self.disturb_drained(now_ns);
         Ok(())
@@ -75,7 +75,7 @@ impl<O: Observer> Core<O> {
                 aborted: count,
             },
         );
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
         Ok(())
     }
 
@@ -120,7 +120,11 @@ impl<O: Observer> Core<O> {
         let channel = state.channel;
         if let Some(slot) = self.channels.get_mut(channel) {
             slot.held -= 1;
-            slot.empty = false;
+            slot.may_have_more();
+            if slot.held == 0 {
+                self.channels.want_read(channel);
+                self.channels.want_write(channel);
+            }
         }
     }
 

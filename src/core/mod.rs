@@ -10,16 +10,16 @@
 //! | attach channel | [`Core::hold`], [`Core::unhold`] | [`Core::channel_of`] |
 //! | portal ring | [`Core::portal`] | |
 //! | event ring | room | [`Core::emit`] |
-//! | fault channel | [`Core::fault`], [`Core::channel_empty`], [`Core::channel_lost`] | [`Core::wants_read`], [`Core::next_probe`] |
-//! | fault channel | [`Core::answers_written`], [`Core::answer_aborted`] | [`Core::answers`] |
+//! | fault channel | [`Core::fault`], [`Core::channel_empty`], [`Core::channel_lost`] | [`Core::wants_read`] |
+//! | fault channel | [`Core::answers_written`], [`Core::answer_aborted`] | [`Core::next_answers`] |
+//! | fault channel | [`Core::write_blocked`], [`Core::writable`] | |
 //! | vEVENTQ | [`Core::stage_one_event`] | [`Core::event_room`] |
-//! | clock | [`Core::tick`] | [`Core::deadline`] |
+//! | clock | [`Core::tick`] | |
 //! | state stream | [`Core::restore`] | [`Core::snapshot`] |
 //! | connection | [`Core::rings_reset`], [`Core::reset`] | |
 //!
-//! After every input the shell lets [`Core::emit`] fill the buffers that the event ring has, writes the
-//! [`Core::answers`] of each channel, reads the channels that [`Core::next_probe`] names, and arms a timer for
-//! [`Core::deadline`]. Nothing is allocated after [`Core::new`] but in [`Core::snapshot`].
+//! After every input the shell takes [`Core::wants`] and does what it says: a channel is written or read, [`Core::emit`]
+//! fills the buffers that the event ring has, a timer is armed. Nothing is allocated after [`Core::new`] but in [`Core::snapshot`].
 
 #![forbid(unsafe_code)]
 
@@ -46,6 +46,7 @@ mod submissions;
 mod table;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use device_table::Attachment;
 pub use error::{
@@ -53,6 +54,8 @@ pub use error::{
 };
 pub use limits::{Limits, LimitsError};
 pub use observe::{GuestCommand, Observation, Observer, RefusedReason};
+
+pub use work::{Job, Wants};
 
 use channel_table::Channels;
 use device_table::Devices;
@@ -209,8 +212,12 @@ impl<O: Observer> Core<O> {
         self.portal_seq = 0;
         self.event_seq = 0;
         self.resync = true;
-        for (_, device) in self.devices.iter_mut() {
-            device.lost_due = device.lost.is_some();
+        for number in 0..self.limits.max_devices {
+            let lost = self
+                .devices
+                .get(number)
+                .is_some_and(|device| device.lost.is_some());
+            self.devices.set_lost_due(number, lost);
         }
     }
 

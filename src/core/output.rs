@@ -26,6 +26,22 @@ impl<O: Observer> Core<O> {
         self.next_output().is_some()
     }
 
+    /// How many messages wait to be sent.
+    pub(super) fn messages_waiting(&self) -> usize {
+        let replaying = matches!(self.drain.phase, Phase::Running | Phase::Releasing);
+        let replays = if replaying {
+            self.pending.len() + u32::from(self.release.due)
+        } else {
+            0
+        };
+        let events = self.faults.backlog_len() + self.stage_one.len();
+        let count = self.devices.lost_due_len()
+            + u32::from(self.drain.outcome.is_some())
+            + events
+            + replays;
+        count as usize
+    }
+
     /// Lets `write` put the next message on the event ring and returns whether there was one.
     ///
     /// If `write` fails the message stays and comes again.
@@ -47,12 +63,7 @@ impl<O: Observer> Core<O> {
     }
 
     fn next_output(&self) -> Option<Output> {
-        let lost = self
-            .devices
-            .iter()
-            .filter(|(_, device)| device.lost_due)
-            .find_map(|(number, device)| Some((number, device.lost?)));
-        if let Some((device, reason)) = lost {
+        if let Some((device, reason)) = self.devices.next_lost() {
             return Some(Output::Lost { device, reason });
         }
         if let Some(outcome) = self.drain.outcome {
@@ -137,9 +148,7 @@ impl<O: Observer> Core<O> {
         let generation = self.drain.generation;
         let observation = match *output {
             Output::Lost { device, .. } => {
-                if let Some(lost) = self.devices.get_mut(device) {
-                    lost.lost_due = false;
-                }
+                self.devices.set_lost_due(device, false);
                 Observation::DeviceLostSent { device, seq }
             }
             Output::Outcome(outcome) => {
@@ -193,6 +202,6 @@ impl<O: Observer> Core<O> {
             }
         };
         self.observe(now_ns, observation);
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
     }
 }

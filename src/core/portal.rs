@@ -50,7 +50,7 @@ impl<O: Observer> Core<O> {
             }
         }
         self.portal_seq = seq;
-        self.settle(now_ns);
+        self.end_drain_if_drained(now_ns);
         Ok(())
     }
 

@@ -30,39 +30,58 @@ pub(super) struct StageOneEvent {
 
 /// The queue, in the kernel's order.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct StageOneEvents(VecDeque<StageOneEvent>);
+pub(super) struct StageOneEvents {
+    queue: VecDeque<StageOneEvent>,
+    /// There was no room, and nobody has been told yet that there is.
+    full: bool,
+}
 
 impl StageOneEvents {
     pub(super) fn new() -> Self {
-        Self(VecDeque::with_capacity(CAPACITY))
+        Self {
+            queue: VecDeque::with_capacity(CAPACITY),
+            full: false,
+        }
     }
 
     pub(super) fn len(&self) -> u32 {
-        u32::try_from(self.0.len()).unwrap_or(u32::MAX)
+        u32::try_from(self.queue.len()).unwrap_or(u32::MAX)
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.queue.is_empty()
     }
 
     pub(super) fn front(&self) -> Option<&StageOneEvent> {
-        self.0.front()
+        self.queue.front()
     }
 
     pub(super) fn pop(&mut self) {
-        self.0.pop_front();
+        self.queue.pop_front();
     }
 
     fn room(&self) -> usize {
-        (CAPACITY - self.0.len()) / ENTRIES_PER_RECORD
+        (CAPACITY - self.queue.len()) / ENTRIES_PER_RECORD
+    }
+
+    /// Says once that there is room again.
+    pub(super) fn take_room(&mut self) -> bool {
+        let room = self.full && self.room() > 0;
+        self.full &= !room;
+        room
+    }
+
+    fn push(&mut self, event: StageOneEvent) {
+        self.queue.push_back(event);
+        self.full |= self.room() == 0;
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        self.queue.clear();
     }
 
     pub(super) fn drop_device(&mut self, device: u32) {
-        self.0.retain(|event| event.device != device);
+        self.queue.retain(|event| event.device != device);
     }
 }
 
@@ -95,7 +114,7 @@ impl<O: Observer> Core<O> {
                     count: lost,
                 },
             );
-            self.stage_one.0.push_back(StageOneEvent {
+            self.stage_one.push(StageOneEvent {
                 device: brought_by,
                 read_ns: now_ns,
                 entry: Entry::Lost(lost),
@@ -113,7 +132,7 @@ impl<O: Observer> Core<O> {
                 },
             );
             if let Some(device) = device {
-                self.stage_one.0.push_back(StageOneEvent {
+                self.stage_one.push(StageOneEvent {
                     device,
                     read_ns: now_ns,
                     entry: Entry::Record(*record),

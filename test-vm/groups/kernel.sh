@@ -63,7 +63,7 @@ rig_user_tests()
 	watched kernel arm64-tests "$log" "cargo test for arm64:" \
 		rig_cargo "$RIG_TOOLCHAIN" test --release --no-fail-fast \
 		--package vhost-user-vsva --lib --test core_no_alloc --test fuzz_inputs -- --skip sandbox:: \
-		--skip backend::channels::channel::tests::test_cookie_read_again_before_its_answer_is_recorded_is_a_new_fault ||
+		--skip backend::channels::traffic::tests::test_cookie_read_again_before_its_answer_is_recorded_is_a_new_fault ||
 		status=$?
 	rig_test_lines "$log"
 	if [ $status -ne 0 ]; then

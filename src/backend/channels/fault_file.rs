@@ -79,11 +79,12 @@ pub trait AnswerSource {
     /// Copies the next answers, without removing them, and says how many there are.
     fn peek(&mut self, answers: &mut [PageResponse]) -> usize;
 
-    /// The first `count` were taken by the peer: they must not come again.
-    fn written(&mut self, count: usize);
+    /// The first `count` were taken by the peer: they must not come again. Then as [`Self::peek`].
+    fn written(&mut self, count: usize, answers: &mut [PageResponse]) -> usize;
 
-    /// The first was refused by the kernel, which had aborted the fault itself: it must not come again.
-    fn aborted(&mut self);
+    /// The first was refused by the kernel, which had aborted the fault itself: it must not come again. Then as
+    /// [`Self::peek`].
+    fn aborted(&mut self, answers: &mut [PageResponse]) -> usize;
 }
 
 /// Why reading stopped.
@@ -178,14 +179,14 @@ struct Writer {
 }
 
 /// A fault channel. One thread can read while another writes.
-pub struct FaultChannel {
+pub struct FaultFile {
     kind: ChannelKind,
     io: Box<dyn FaultIo>,
     reader: Mutex<Reader>,
     writer: Mutex<Writer>,
 }
 
-impl FaultChannel {
+impl FaultFile {
     /// A channel over `fd`.
     pub fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
         let kind = ChannelKind::of(fd.as_fd())?;
@@ -203,7 +204,7 @@ impl FaultChannel {
 
     /// A channel over other system calls.
     pub fn with_io(kind: ChannelKind, io: Box<dyn FaultIo>) -> Self {
-        FaultChannel {
+        FaultFile {
             kind,
             io,
             reader: Mutex::new(Reader {
@@ -246,27 +247,27 @@ impl FaultChannel {
     pub fn write(&self, source: &mut impl AnswerSource) -> WriteEnd {
         let mut writer = lock(&self.writer);
         let mut answers = [PageResponse::new_zeroed(); WRITE_BATCH];
-        loop {
-            let count = source.peek(&mut answers);
-            if count == 0 {
-                return WriteEnd::Done;
-            }
+        let mut count = source.peek(&mut answers);
+        while count > 0 {
             let bytes = answers[..count].as_bytes();
             match self.io.write(&bytes[writer.sent..]) {
                 Ok(0) => return WriteEnd::Broken(io::ErrorKind::WriteZero.into()),
                 Ok(more) => {
                     let sent = writer.sent + more;
                     writer.sent = sent % PAGE_RESPONSE_SIZE;
-                    source.written(sent / PAGE_RESPONSE_SIZE);
+                    count = source.written(sent / PAGE_RESPONSE_SIZE, &mut answers);
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return WriteEnd::Blocked,
                 // The kernel stops before the first answer that it does not take, and says so in the
                 // next call: this is about the first one only.
-                Err(e) if self.kind == ChannelKind::Kernel && is_einval(&e) => source.aborted(),
+                Err(e) if self.kind == ChannelKind::Kernel && is_einval(&e) => {
+                    count = source.aborted(&mut answers);
+                }
                 Err(e) => return WriteEnd::Broken(e),
             }
         }
+        WriteEnd::Done
     }
 
     /// Runs `f` while no other thread writes. The calling thread may be reading.

@@ -23,14 +23,14 @@ use vmm_sys_util::{
 };
 use zerocopy::IntoBytes;
 
-use super::{
-    link::{EndsConnection, Link},
-    memory,
-    rings::{Memory, PortalChain, Rings},
-    vring::Vring,
-};
+use super::memory;
 use crate::{
-    backend::{state, Backend},
+    backend::{
+        instance::Backend,
+        link::{EndsConnection, Link},
+        rings::{vring::Vring, Memory, PortalChain, Rings},
+        state,
+    },
     lock::lock,
     sys,
     wire::{
@@ -119,13 +119,14 @@ impl Adapter {
             );
         }
         let messages = chains.iter().map(|chain| chain.message.as_ref());
-        let (done, result) = self.backend.shell.portal(messages);
+        let (done, result, wants) = self.backend.shell.portal(messages);
         // Answers are written before the descriptors are used: that is what a CMD_SYNC waits for.
-        self.backend.shell.settle();
+        let events = self.backend.shell.follow(wants);
         // Nor is a descriptor used whose message has had no effect.
-        let call = rings.complete(&chains[..done]);
+        let completed = rings.complete(&chains[..done]);
         drop(chains);
-        rings.notify(call);
+        events.send();
+        completed.send();
         if let Err(e) = &result {
             self.link.fail(e);
         }
@@ -227,7 +228,7 @@ impl VhostUserBackend for Adapter {
             );
             return Err(io::ErrorKind::NotFound.into());
         }
-        let fd = self.backend.engine.open_attach_channel().inspect_err(|e| {
+        let fd = self.backend.engine.attach.open().inspect_err(|e| {
             log::error!("cannot open the attach channel: {e}");
         })?;
         Ok(File::from(fd))

@@ -6,12 +6,7 @@
 //! peer can hold for long.
 
 mod adapter;
-mod fd_kind;
-mod kick_call;
-pub mod link;
 mod memory;
-pub mod rings;
-mod vring;
 
 use std::{
     io,
@@ -29,15 +24,9 @@ use vhost_user_backend::VhostUserDaemon;
 use vm_memory::GuestMemoryMmap;
 use vmm_sys_util::epoll::EventSet;
 
+use self::adapter::{Adapter, HELLO};
 use super::{
-    connection::{
-        adapter::{Adapter, HELLO},
-        link::Link,
-        rings::Memory,
-    },
-    process::listener::Socket,
-    wait::wake::Wake,
-    Backend,
+    instance::Backend, link::Link, process::listener::Socket, rings::Memory, wait::wake::Wake,
 };
 use crate::error::Error;
 
@@ -70,7 +59,7 @@ impl Drop for Ending {
         // Ends the worker, so nothing of this connection runs when the next one starts.
         drop(self.daemon.take());
         // What is in it is the front end's, which may have gone.
-        self.backend.shell.share(None);
+        self.backend.shell.core.share(None);
         self.link.transfer.cancel();
         self.done.set();
     }
@@ -131,7 +120,7 @@ impl Connection {
 fn serve(backend: &Arc<Backend>, link: &Arc<Link>, socket: &mut Socket) -> Result<Daemon, Error> {
     socket.room_for_a_connection()?;
     // Both ends count the messages of a new connection's rings from 1.
-    backend.shell.step(|core, _| core.rings_reset());
+    backend.shell.core.step(|core, _| core.rings_reset());
     let (hello, greeted) = sync_channel(1);
     let adapter = Adapter::new(backend.clone(), link.clone(), hello)
         .map_err(Error::system("Cannot create an eventfd"))?;

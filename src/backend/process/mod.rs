@@ -28,10 +28,10 @@ use super::{
     connection::Connection,
     engine::Engine,
     events::{EventLog, Events, Step},
+    instance::Backend,
     process::{listener::Socket, systemd::Notifier},
     shell::Shell,
     wait::{guard, wake::Wake},
-    Backend,
 };
 use crate::{
     config::Config,
@@ -83,7 +83,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
 
     let shell = Arc::new(Shell::new(config.limits, events.clone(), wake)?);
     if let Ok(address) = address {
-        shell.listens_at(address);
+        shell.channels.listens_at(address);
     }
     let backend = Arc::new(Backend {
         shell: shell.clone(),

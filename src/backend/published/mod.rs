@@ -1,42 +1,84 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The state machine, and the memory that tells others of it.
+//! The core, shared by all threads, and the memory that tells others of it.
 
 pub mod shared_memory;
 
-use std::ops::Deref;
+use std::sync::{Mutex, MutexGuard};
 
-use super::{events::Events, published::shared_memory::SharedMemory};
-use crate::core::Core;
+use rustix::time::{clock_gettime, ClockId};
 
-/// The state machine with its event log.
+use self::shared_memory::SharedMemory;
+use super::events::Events;
+use crate::{
+    core::{Core, Wants},
+    lock::lock,
+};
+
+/// The state machine; its events go where those of the shell go.
 pub type LoggedCore = Core<Events>;
 
-/// A state machine all of whose steps are published.
-pub struct PublishedCore {
+/// The core under its lock, which is held for pure steps only. Each step is published.
+pub struct SharedCore(Mutex<Published>);
+
+struct Published {
     core: LoggedCore,
     memory: Option<SharedMemory>,
 }
 
-impl PublishedCore {
+impl SharedCore {
+    /// Shares `core`, and publishes nowhere yet.
     pub fn new(core: LoggedCore) -> Self {
-        PublishedCore { core, memory: None }
+        SharedCore(Mutex::new(Published { core, memory: None }))
     }
 
-    /// Makes a step: the only way to change the state machine.
-    pub fn step<R>(&mut self, now_ns: u64, step: impl FnOnce(&mut LoggedCore, u64) -> R) -> R {
-        let result = step(&mut self.core, now_ns);
-        self.publish(now_ns);
+    /// Makes a step. What the core wants after it is done by whoever takes [`Self::wants`] next: the thread that made
+    /// the step does so when it is through.
+    pub fn step<R>(&self, step: impl FnOnce(&mut LoggedCore, u64) -> R) -> R {
+        let now_ns = now_ns();
+        let mut this = self.lock();
+        let result = step(&mut this.core, now_ns);
+        this.publish(now_ns);
         result
     }
 
-    /// Publishes in `memory` from now on, and returns what was in use, to be unmapped without a lock held.
-    pub fn share(&mut self, memory: Option<SharedMemory>, now_ns: u64) -> Option<SharedMemory> {
-        let before = std::mem::replace(&mut self.memory, memory);
-        self.publish(now_ns);
-        before
+    /// Makes a step and says what the core wants after it.
+    pub fn step_and_wants<R>(&self, step: impl FnOnce(&mut LoggedCore, u64) -> R) -> (R, Wants) {
+        self.step(|core, now| {
+            let result = step(core, now);
+            (result, core.wants())
+        })
     }
 
+    /// What the core wants now.
+    pub fn wants(&self) -> Wants {
+        self.lock().core.wants()
+    }
+
+    /// Looks at the core.
+    pub fn look<R>(&self, look: impl FnOnce(&LoggedCore) -> R) -> R {
+        look(&self.lock().core)
+    }
+
+    /// Publishes the status in `memory`, or nowhere, from now on.
+    pub fn share(&self, memory: Option<SharedMemory>) {
+        let now_ns = now_ns();
+        let before = {
+            let mut this = self.lock();
+            let before = std::mem::replace(&mut this.memory, memory);
+            this.publish(now_ns);
+            before
+        };
+        // Unmapped here, with no lock held.
+        drop(before);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Published> {
+        lock(&self.0)
+    }
+}
+
+impl Published {
     fn publish(&mut self, now_ns: u64) {
         if let Some(memory) = &mut self.memory {
             memory.publish(&self.core.status(now_ns));
@@ -44,10 +86,13 @@ impl PublishedCore {
     }
 }
 
-impl Deref for PublishedCore {
-    type Target = LoggedCore;
+/// Nanoseconds in a second.
+pub const NS_PER_S: u64 = 1_000_000_000;
 
-    fn deref(&self) -> &LoggedCore {
-        &self.core
-    }
+/// The core's time: CLOCK_MONOTONIC, never 0.
+pub fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or(0);
+    (seconds * NS_PER_S + nanoseconds).max(1)
 }

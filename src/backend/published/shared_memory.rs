@@ -17,7 +17,7 @@ use vm_memory::{mmap::MmapRegionError, Bytes, FileOffset, MmapRegion, VolatileMe
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
-    backend::attach::service::why,
+    error::short,
     seqlock::{StatusCell, StatusWriter},
     wire::{
         MemoryHeader, SharedMemoryRequest, StatusBlock, MEMORY_HEADER_SIZE, MEMORY_MAGIC,
@@ -32,7 +32,7 @@ const TMPFS_MAGIC: u32 = 0x0102_1994;
 #[derive(Debug, Error)]
 pub enum SharedMemoryError {
     /// It could not be examined or mapped.
-    #[error("cannot map the memory: {}", why(.0))]
+    #[error("cannot map the memory: {}", short(.0))]
     Map(#[from] io::Error),
     /// Something else, or large pages, of which there may be none when one is touched.
     #[error("no memfd of ordinary pages")]

@@ -4,40 +4,19 @@
 //!
 //! The front end learns of an error, but not which one: the text goes to the log here.
 
+mod error;
 mod stream;
 pub mod transfer;
 
 use std::fs::File;
 
-use thiserror::Error;
 use vhost::vhost_user::message::VhostTransferStateDirection;
 
-use super::{
-    events::Step,
-    state::transfer::{Direction, Loaded, Transfer, TransferError, Transferred},
-    Backend,
+use self::{
+    error::StateError,
+    transfer::{Direction, Loaded, Transfer, Transferred},
 };
-use crate::{
-    core::{RestoreError, SnapshotError},
-    state::DecodeError,
-};
-
-/// Why a state could not be saved or loaded.
-#[derive(Debug, Error)]
-pub enum StateError {
-    /// It cannot be saved now.
-    #[error("cannot save the state: {0}")]
-    Snapshot(#[from] SnapshotError),
-    /// The bytes did not get through.
-    #[error("{0}")]
-    Transfer(#[from] TransferError),
-    /// The stream is damaged, or of another version.
-    #[error("cannot load the state: {0}")]
-    Decode(#[from] DecodeError),
-    /// The state does not fit this back-end.
-    #[error("cannot load the state: {0}")]
-    Restore(#[from] RestoreError),
-}
+use super::{events::Step, instance::Backend};
 
 /// SET_DEVICE_STATE_FD: starts the transfer.
 pub fn begin(
@@ -88,7 +67,7 @@ fn failed(backend: &Backend, e: &StateError, step: impl FnOnce(String) -> Step) 
 }
 
 fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateError> {
-    let data = backend.shell.step(|core, _| core.snapshot())?;
+    let data = backend.shell.core.step(|core, _| core.snapshot())?;
     let bytes = backend.state_version.encode(&data);
     let (length, pending) = (bytes.len(), data.pending.len());
     transfer.save(file, bytes)?;
@@ -101,7 +80,10 @@ fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateE
 
 fn load(backend: &Backend, loaded: &Loaded) -> Result<(), StateError> {
     let Loaded { data, bytes } = loaded;
-    backend.shell.step(|core, now| core.restore(data, now))?;
+    backend
+        .shell
+        .core
+        .step(|core, now| core.restore(data, now))?;
     let (bytes, pending) = (*bytes, data.pending.len());
     log::info!("state loaded, {bytes} bytes, {pending} submissions");
     backend.shell.events.step(|| Step::Load { bytes, pending });

@@ -22,8 +22,8 @@ use rustix::{
     pipe::PIPE_BUF,
 };
 
-use super::transfer::TransferError;
-use crate::state::STATE_MAX;
+use super::error::TransferError;
+use crate::{backend::wait::wake::Wake, state::STATE_MAX};
 
 /// A transfer that moves nothing for this long has failed.
 const IDLE_LIMIT: Timespec = Timespec {
@@ -44,19 +44,19 @@ enum Kind {
     Other,
 }
 
-/// One end of a state channel.
-pub struct Channel {
+/// One end of a state stream.
+pub struct Stream {
     fd: OwnedFd,
     kind: Kind,
-    cancel: Arc<OwnedFd>,
+    cancel: Arc<Wake>,
     received: usize,
     /// How long it may wait for the front end to move something.
     idle_limit: Timespec,
 }
 
-impl Channel {
+impl Stream {
     /// Takes over the front end's descriptor; the transfer ends when `cancel` becomes readable.
-    pub fn new(fd: OwnedFd, cancel: Arc<OwnedFd>) -> io::Result<Self> {
+    pub fn new(fd: OwnedFd, cancel: Arc<Wake>) -> io::Result<Self> {
         // Received descriptors are not close-on-exec, and a copy of this one would hide the end of
         // the stream from the front end.
         fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
@@ -66,7 +66,7 @@ impl Channel {
             _ => Kind::Other,
         };
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-        Ok(Channel {
+        Ok(Stream {
             fd,
             kind,
             cancel,
@@ -186,7 +186,7 @@ impl Channel {
     }
 }
 
-impl Read for Channel {
+impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.read_some(buffer).map_err(io::Error::other)?;
         self.received += count;
@@ -198,23 +198,21 @@ impl Read for Channel {
 mod tests {
     use std::os::unix::net::UnixStream;
 
-    use rustix::event::{eventfd, EventfdFlags};
-
     use super::*;
 
     #[test]
     fn test_transfer_in_which_nothing_moves_fails_after_the_idle_limit() {
         let (peer, fd) = UnixStream::pair().unwrap();
-        let cancel = Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap());
-        let mut channel = Channel::new(fd.into(), cancel).unwrap();
-        assert_eq!(channel.idle_limit.tv_sec, 30);
-        channel.idle_limit = Timespec {
+        let cancel = Arc::new(Wake::new().unwrap());
+        let mut stream = Stream::new(fd.into(), cancel).unwrap();
+        assert_eq!(stream.idle_limit.tv_sec, 30);
+        stream.idle_limit = Timespec {
             tv_sec: 0,
             tv_nsec: 1_000_000,
         };
 
-        let read = channel.read_some(&mut [0]);
-        let written = channel.write_all(&vec![0; 1 << 24]);
+        let read = stream.read_some(&mut [0]);
+        let written = stream.write_all(&vec![0; 1 << 24]);
 
         assert!(matches!(read, Err(TransferError::Idle(_))), "{read:?}");
         assert!(

@@ -7,7 +7,6 @@
 
 use std::{
     fs::File,
-    io,
     os::fd::OwnedFd,
     sync::{
         atomic::{AtomicUsize, Ordering},
@@ -18,11 +17,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{eventfd, EventfdFlags};
-use thiserror::Error;
-
-use super::{stream::Channel, StateError};
-use crate::{lock::lock, state::StateData};
+use super::{
+    error::{StateError, TransferError},
+    stream::Stream,
+};
+use crate::{backend::wait::wake::Wake, lock::lock, state::StateData};
 
 /// By the time of CHECK_DEVICE_STATE the front end has closed its end, so little is left to wait for.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
@@ -30,32 +29,6 @@ const CHECK_LIMIT: Duration = Duration::from_secs(5);
 const CANCEL_LIMIT: Duration = Duration::from_secs(1);
 /// Threads of transfers, at most, with those that did not end when they were told to.
 const THREADS_MAX: usize = 16;
-
-/// Why a transfer failed.
-#[derive(Debug, Error)]
-pub enum TransferError {
-    /// Another transfer is under way.
-    #[error("a state transfer is under way already")]
-    Busy,
-    /// CHECK_DEVICE_STATE without a transfer before it.
-    #[error("there was no state transfer to check")]
-    NoTransfer,
-    /// The front end keeps its end open.
-    #[error("the front end checks the state before it has closed its end of the channel")]
-    Unfinished,
-    /// Front ends keep the threads of former transfers blocked.
-    #[error("{0} state transfers of before are blocked by the descriptors they were given")]
-    LeftBehind(usize),
-    /// The descriptor failed.
-    #[error("cannot transfer the state: {0}")]
-    Io(#[from] io::Error),
-    /// Nothing moved.
-    #[error("the front end has not moved any state for {0} s")]
-    Idle(i64),
-    /// The transfer was stopped.
-    #[error("the state transfer was cancelled")]
-    Cancelled,
-}
 
 /// What a transfer has brought.
 #[derive(Debug)]
@@ -80,7 +53,7 @@ type Outcome = Result<Transferred, StateError>;
 /// A transfer under way. Nobody waits for the end of its thread without a bound: whatever is behind
 /// the front end's descriptor may block it.
 struct Running {
-    cancel: Arc<OwnedFd>,
+    cancel: Arc<Wake>,
     /// Taken by who waits for it.
     outcome: Option<Receiver<Outcome>>,
     direction: Direction,
@@ -103,8 +76,8 @@ pub struct Transfer(Mutex<Option<Running>>);
 impl Transfer {
     /// Starts to write `state`.
     pub fn save(&self, file: File, state: Vec<u8>) -> Result<(), TransferError> {
-        self.start("vsva-save", Direction::Save, file, move |channel| {
-            channel.write_all(&state)?;
+        self.start("vsva-save", Direction::Save, file, move |stream| {
+            stream.write_all(&state)?;
             Ok(Transferred::Saved(state.len()))
         })
     }
@@ -113,13 +86,13 @@ impl Transfer {
     pub fn load(
         &self,
         file: File,
-        decode: impl FnOnce(&mut Channel) -> Result<Loaded, StateError> + Send + 'static,
+        decode: impl FnOnce(&mut Stream) -> Result<Loaded, StateError> + Send + 'static,
     ) -> Result<(), TransferError> {
-        self.start("vsva-load", Direction::Load, file, move |channel| {
-            let decoded = decode(channel);
+        self.start("vsva-load", Direction::Load, file, move |stream| {
+            let decoded = decode(stream);
             if decoded.is_err() {
                 // Read on, so that the front end learns of it by its check, not by a broken pipe.
-                channel.skip_rest();
+                stream.skip_rest();
             }
             decoded.map(Transferred::Received)
         })
@@ -173,7 +146,7 @@ impl Transfer {
         name: &str,
         direction: Direction,
         file: File,
-        work: impl FnOnce(&mut Channel) -> Outcome + Send + 'static,
+        work: impl FnOnce(&mut Stream) -> Outcome + Send + 'static,
     ) -> Result<(), TransferError> {
         let mut slot = lock(&self.0);
         if slot
@@ -183,17 +156,16 @@ impl Transfer {
             return Err(TransferError::Busy);
         }
         let left = LeftBehind::enter()?;
-        let cancel = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let cancel = Arc::new(cancel.map_err(io::Error::from)?);
-        let mut channel = Channel::new(OwnedFd::from(file), cancel.clone())?;
+        let cancel = Arc::new(Wake::new()?);
+        let mut stream = Stream::new(OwnedFd::from(file), cancel.clone())?;
         let (sender, outcome) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
                 let _left = left;
-                let result = work(&mut channel);
+                let result = work(&mut stream);
                 // The end of the stream, before anybody learns that it is complete.
-                drop(channel);
+                drop(stream);
                 // Nobody listens any more only if the transfer was cancelled.
                 let _ = sender.send(result);
             })?;
@@ -209,8 +181,7 @@ impl Transfer {
 
 impl Running {
     fn stop(&self) {
-        // Full: it is set already.
-        let _ = rustix::io::write(&*self.cancel, &1u64.to_ne_bytes());
+        self.cancel.set();
     }
 }
 
@@ -255,9 +226,9 @@ mod tests {
         (ours, File::from(OwnedFd::from(theirs)))
     }
 
-    fn count(channel: &mut Channel) -> Result<Loaded, StateError> {
+    fn count(stream: &mut Stream) -> Result<Loaded, StateError> {
         let mut all = Vec::new();
-        channel.read_to_end(&mut all).map_err(TransferError::from)?;
+        stream.read_to_end(&mut all).map_err(TransferError::from)?;
         Ok(Loaded {
             data: StateData::default(),
             bytes: all.len(),
@@ -281,7 +252,7 @@ mod tests {
     fn test_load_that_is_refused_reads_on_so_that_the_peer_can_finish() {
         let (mut peer, file) = pair();
         let transfer = Transfer::default();
-        let refuse = |_: &mut Channel| Err(StateError::from(TransferError::NoTransfer));
+        let refuse = |_: &mut Stream| Err(StateError::from(TransferError::NoTransfer));
         transfer.load(file, refuse).unwrap();
         peer.write_all(&vec![0; 1 << 20]).unwrap();
         drop(peer);

@@ -4,4 +4,5 @@
 
 pub mod guard;
 pub mod poller;
+pub mod timer;
 pub mod wake;

@@ -17,3 +17,4 @@ mod rig;
 mod share;
 mod stage_one;
 mod untaken;
+mod work;

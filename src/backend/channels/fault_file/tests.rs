@@ -174,22 +174,24 @@ impl AnswerSource for Source {
         count
     }
 
-    fn written(&mut self, count: usize) {
+    fn written(&mut self, count: usize, answers: &mut [PageResponse]) -> usize {
         let written = self.waiting.drain(..count);
         self.written
             .extend(written.map(|answer| answer.cookie.get()));
+        self.peek(answers)
     }
 
-    fn aborted(&mut self) {
+    fn aborted(&mut self, answers: &mut [PageResponse]) -> usize {
         let aborted = self.waiting.pop_front().unwrap();
         self.aborted.push(aborted.cookie.get());
+        self.peek(answers)
     }
 }
 
-fn kernel_channel(groups: impl IntoIterator<Item = usize>) -> (KernelFd, FaultChannel) {
+fn kernel_channel(groups: impl IntoIterator<Item = usize>) -> (KernelFd, FaultFile) {
     let kernel = KernelFd::default();
     kernel.0.lock().unwrap().queue.extend(groups);
-    let channel = FaultChannel::with_io(ChannelKind::Kernel, Box::new(kernel.clone()));
+    let channel = FaultFile::with_io(ChannelKind::Kernel, Box::new(kernel.clone()));
     (kernel, channel)
 }
 
@@ -342,7 +344,7 @@ proptest! {
             taken: Mutex::default(),
             room: Mutex::new(room.into_iter().collect()),
         });
-        let channel = FaultChannel::with_io(ChannelKind::Socket, Box::new(narrow.clone()));
+        let channel = FaultFile::with_io(ChannelKind::Socket, Box::new(narrow.clone()));
         let mut source = Source::answering(1..=count);
 
         while matches!(channel.write(&mut source), WriteEnd::Blocked) {}
@@ -437,9 +439,9 @@ impl FaultIo for Arc<Scripted> {
     }
 }
 
-fn scripted(kind: ChannelKind) -> (Arc<Scripted>, FaultChannel) {
+fn scripted(kind: ChannelKind) -> (Arc<Scripted>, FaultFile) {
     let io = Arc::new(Scripted::default());
-    (io.clone(), FaultChannel::with_io(kind, Box::new(io)))
+    (io.clone(), FaultFile::with_io(kind, Box::new(io)))
 }
 
 /// Reads of both kinds that end with `errno`.
@@ -688,7 +690,7 @@ fn test_system_calls_read_write_and_poll_the_descriptor() {
 fn test_answer_to_a_socket_that_is_gone_is_epipe_and_no_signal() {
     let (ours, theirs) = UnixStream::pair().unwrap();
     drop(theirs);
-    let channel = FaultChannel::new(Arc::new(ours.into())).unwrap();
+    let channel = FaultFile::new(Arc::new(ours.into())).unwrap();
 
     let end = channel.write(&mut Source::answering([1]));
 
@@ -708,7 +710,7 @@ fn test_anonymous_inode_that_is_no_fault_file_is_refused_and_does_not_block() {
     let epoll = crate::sys::epoll_create().unwrap();
 
     for fd in [eventfd, epoll] {
-        let error = FaultChannel::new(Arc::new(fd)).err().unwrap();
+        let error = FaultFile::new(Arc::new(fd)).err().unwrap();
         assert_eq!(error.to_string(), "it is no fault file of iommufd");
     }
 }

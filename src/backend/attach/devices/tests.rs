@@ -14,9 +14,9 @@ use rustix::{
 
 use super::*;
 use crate::{
-    backend::{events::Events, wait::wake::Wake},
+    backend::{channels::fault_file::FaultFile, events::Events, wait::wake::Wake},
     core::Limits,
-    wire::{AttachReply, ATTACH_TEXT_SIZE},
+    wire::{AttachReply, LostReason, ATTACH_TEXT_SIZE},
 };
 
 fn shell() -> Shell {
@@ -51,24 +51,26 @@ fn test_attach_to_a_channel_that_is_just_being_lost_is_refused() {
     let shell = shell();
     let (fd, _peer) = pair();
     shell.attach(&desc(0), with_faults(fd)).unwrap();
-    let channel = shell.channels()[&0].clone();
+    let channel = shell.channels.open().by_number[&0].clone();
     // As another thread has done when it is about to forget the channel.
     channel.faults.at_rest(|| {
         channel.open.store(false, Ordering::Relaxed);
-        shell.step(|core, now| core.channel_lost(0, LostReason::Io, now));
+        shell
+            .core
+            .step(|core, now| core.channel_lost(0, LostReason::Io, now));
     });
 
     let joined = shell.attach(&desc(1), AttachFds::default());
 
     assert!(matches!(joined, Err(AttachFailure::NoDescriptor(0))));
-    assert!(!shell.step(|core, _| core.channel_in_use(0)));
+    assert!(!shell.core.step(|core, _| core.channel_in_use(0)));
     let (fd, _peer) = pair();
     shell.attach(&desc(0), with_faults(fd)).unwrap();
-    assert!(shell.channels()[&0].is_open());
+    assert!(shell.channels.open().by_number[&0].is_open());
     shell.attach(&desc(1), AttachFds::default()).unwrap();
     // The thread goes on: it must not forget the new channel.
-    shell.remove(&channel);
-    assert!(shell.channels().contains_key(&0));
+    shell.channels.remove(&channel);
+    assert!(shell.channels.open().by_number.contains_key(&0));
 }
 
 #[test]
@@ -78,7 +80,7 @@ fn test_connection_to_the_own_socket_is_no_fault_channel() {
     let listener = UnixListener::bind(&path).unwrap();
     let other = UnixListener::bind(folder.path().join("other.sock")).unwrap();
     let shell = shell();
-    shell.listens_at(getsockname(&listener).unwrap());
+    shell.channels.listens_at(getsockname(&listener).unwrap());
     let own = UnixStream::connect(&path).unwrap();
     let foreign = UnixStream::connect(folder.path().join("other.sock")).unwrap();
 
@@ -144,7 +146,7 @@ fn test_text_of_every_refusal_fits_into_a_reply() {
     let own_texts = [
         ChannelKind::of(std::fs::File::open("/dev/null").unwrap().as_fd()).unwrap_err(),
         ChannelKind::of(std::os::unix::net::UnixDatagram::pair().unwrap().0.as_fd()).unwrap_err(),
-        FaultChannel::new(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
+        FaultFile::new(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
             .err()
             .unwrap(),
         io::Error::new(io::ErrorKind::InvalidInput, "it is the vhost-user socket"),

@@ -19,10 +19,9 @@ use virtio_queue::{Error, QueueT};
 
 use super::{
     kick_call::{Call, Kick},
-    link::Link,
-    rings::Memory,
+    Memory,
 };
-use crate::lock::lock;
+use crate::{backend::link::Link, lock::lock};
 
 /// A call that the guard has not ended by now is left to itself.
 const CALL_LIMIT: Duration = Duration::from_secs(1);

@@ -5,9 +5,16 @@
 //! A ring is only touched with its lock held and while it is ready, so nothing is used or signalled
 //! any more once GET_VRING_BASE has made it not ready.
 
-use std::sync::{
-    atomic::{fence, AtomicBool, Ordering},
-    Arc,
+mod fd_kind;
+mod kick_call;
+pub mod vring;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        atomic::{fence, AtomicBool, Ordering},
+        Arc,
+    },
 };
 
 use vhost_user_backend::{VringState, VringT};
@@ -22,7 +29,8 @@ use vm_memory::{
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::{kick_call::Call, link::Link, vring::Vring};
+use self::{kick_call::Call, vring::Vring};
+use super::link::Link;
 use crate::wire::{Message, EVENT_RING, MESSAGE_SIZE, PORTAL_RING};
 
 /// The front end's ring memory.
@@ -55,10 +63,60 @@ pub struct Delivered {
     pub bad_chains: u64,
     /// There may be more, but one round is as long as the ring.
     pub more: bool,
-    /// The front end wants to be told: [`Rings::notify`].
+    /// The front end wants to be told: [`Rings::pending_call`].
     pub call: Option<Arc<Call>>,
 }
 
+/// Tells the front end that chains have been used, when it is sent.
+#[derive(Default)]
+#[must_use]
+pub struct PendingCall(Option<(Arc<Call>, Arc<Link>)>);
+
+impl PendingCall {
+    /// Makes the call. The front end can make that last, so no lock may be held.
+    pub fn send(self) {
+        if let Some((call, link)) = self.0 {
+            if let Err(e) = call.notify() {
+                link.fail(&format!("cannot signal the front end: {e}"));
+            }
+        }
+    }
+
+    /// This call, or `other` if there is none. Both are for the same ring.
+    pub fn or(self, other: Self) -> Self {
+        PendingCall(self.0.or(other.0))
+    }
+}
+
+/// A buffer of the event ring that a message fits into.
+#[derive(Clone, Copy)]
+pub struct Buffer<'a> {
+    memory: &'a GuestMemoryMmap,
+    head: u16,
+    address: GuestAddress,
+}
+
+impl<'a> Buffer<'a> {
+    fn none(memory: &'a GuestMemoryMmap) -> Self {
+        Buffer {
+            memory,
+            head: 0,
+            address: GuestAddress(0),
+        }
+    }
+
+    /// Puts a message into it.
+    pub fn write(&self, message: &Message) -> Result<(), Infallible> {
+        // Cannot fail: the range has been checked, and the memory is held.
+        if let Err(e) = self.memory.write_slice(message.as_bytes(), self.address) {
+            log::error!("event ring: cannot write to {:?}: {e}", self.address);
+        }
+        Ok(())
+    }
+}
+
+/// Buffers of the event ring that are taken at a time.
+const BATCH: usize = 16;
 /// As the ring has it.
 #[allow(clippy::cast_possible_truncation, reason = "it is 64")]
 const MESSAGE_LEN: u32 = MESSAGE_SIZE as u32;
@@ -113,32 +171,46 @@ impl Rings {
         }
     }
 
-    /// Gives chains of the portal ring back. What it returns is for [`Self::notify`].
-    pub fn complete(&self, chains: &[PortalChain]) -> Option<Arc<Call>> {
+    /// Gives chains of the portal ring back.
+    pub fn complete(&self, chains: &[PortalChain]) -> PendingCall {
         let memory = self.memory.memory();
         let mut ring = self.portal.get_mut();
         for chain in chains {
             add_used(&mut ring, &memory, chain.head, 0);
         }
         let wanted = !chains.is_empty() && wants_call(&ring, &memory);
-        wanted.then(|| self.portal.call()).flatten()
+        self.pending_call(wanted.then(|| self.portal.call()).flatten())
     }
 
-    /// Moves messages from `next` to the event ring while there are both, and at most as many as the
-    /// ring has buffers.
-    pub fn deliver(&self, mut next: impl FnMut() -> Option<Message>) -> Delivered {
+    /// Moves the `waiting` messages to the event ring as far as it has buffers, and at most as many as it has in all.
+    ///
+    /// `fill` writes messages into the first of the buffers that it is given, and says how many those were and how many
+    /// messages wait then.
+    pub fn deliver(
+        &self,
+        mut waiting: usize,
+        mut fill: impl FnMut(&[Buffer<'_>]) -> (usize, usize),
+    ) -> Delivered {
         let memory = self.memory.memory();
         let mut ring = self.events.get_mut();
         let mut done = Delivered::default();
         let mut starving = self.starving();
         let mut enabled = false;
-        let mut left = ring.get_queue().size();
-        while ring.is_enabled() {
+        let mut left = usize::from(ring.get_queue().size());
+        while ring.is_enabled() && waiting > 0 {
             if left == 0 {
                 done.more = true;
                 break;
             }
-            let Some(head) = next_head(&mut ring, &memory) else {
+            let mut buffers = [Buffer::none(&memory); BATCH];
+            let most = waiting.min(left).min(BATCH);
+            let (count, bad) = take_buffers(&mut ring, &memory, &mut buffers[..most]);
+            done.bad_chains += u64::from(bad);
+            left -= count + usize::from(bad);
+            if count == 0 && bad {
+                continue;
+            }
+            if count == 0 {
                 // Only now is a kick for a new buffer worth its price.
                 starving = true;
                 if !enabled && more_after_enabling(&mut ring, &memory) {
@@ -146,25 +218,22 @@ impl Rings {
                     continue;
                 }
                 break;
-            };
-            enabled = false;
-            left -= 1;
-            let Some(address) = buffer(&ring, &memory, head, Direction::Writable) else {
-                done.bad_chains += 1;
-                add_used(&mut ring, &memory, head, 0);
-                continue;
-            };
-            let Some(message) = next() else {
-                ring.get_queue_mut().go_to_previous_position();
-                starving = false;
-                break;
-            };
-            // Cannot fail: buffer() has checked the range, and the memory is held.
-            if let Err(e) = memory.write_slice(message.as_bytes(), address) {
-                log::error!("event ring: cannot write to {address:?}: {e}");
             }
-            add_used(&mut ring, &memory, head, MESSAGE_LEN);
-            done.messages += 1;
+            enabled = false;
+            let (used, then) = fill(&buffers[..count]);
+            for buffer in &buffers[..used] {
+                add_used(&mut ring, &memory, buffer.head, MESSAGE_LEN);
+            }
+            for _ in used..count {
+                ring.get_queue_mut().go_to_previous_position();
+            }
+            left += count - used;
+            done.messages += used;
+            // Another thread that has made more delivers them.
+            waiting = if used < count { 0 } else { then };
+        }
+        if waiting == 0 {
+            starving = false;
         }
         self.starving.store(starving, Ordering::Relaxed);
         if !starving {
@@ -177,11 +246,9 @@ impl Rings {
         done
     }
 
-    /// Tells the front end that chains have been used. Must not be called with a lock held.
-    pub fn notify(&self, call: Option<Arc<Call>>) {
-        if let Some(Err(e)) = call.map(|call| call.notify()) {
-            self.link.fail(&format!("cannot signal the front end: {e}"));
-        }
+    /// What is left to do about a call: to make it.
+    pub fn pending_call(&self, call: Option<Arc<Call>>) -> PendingCall {
+        PendingCall(call.map(|call| (call, self.link.clone())))
     }
 
     /// Waits until the front end is not being told about a ring any more. It is not ready any more.
@@ -211,6 +278,32 @@ fn next_head(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> Option<
             None
         }
     }
+}
+
+/// Takes buffers until `buffers` is full, and says how many there were. A chain that is none is given back if it is the
+/// first, and then there are none; else it is left for the next time.
+fn take_buffers(
+    ring: &mut VringState<Memory>,
+    memory: &GuestMemoryMmap,
+    buffers: &mut [Buffer<'_>],
+) -> (usize, bool) {
+    for (count, slot) in buffers.iter_mut().enumerate() {
+        let Some(head) = next_head(ring, memory) else {
+            return (count, false);
+        };
+        match buffer(ring, memory, head, Direction::Writable) {
+            Some(address) => (slot.head, slot.address) = (head, address),
+            None if count == 0 => {
+                add_used(ring, memory, head, 0);
+                return (0, true);
+            }
+            None => {
+                ring.get_queue_mut().go_to_previous_position();
+                return (count, false);
+            }
+        }
+    }
+    (buffers.len(), false)
 }
 
 /// The address of the one buffer of a chain, if it is a chain for a message.
