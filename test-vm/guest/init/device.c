@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "../vsva_guest.h"
+#include "mmio.h"
 
 struct device devices[DEVICES_MAX];
 unsigned int device_count;
@@ -48,8 +49,8 @@ static const char *device_open(struct device *device, int fd)
     if (!device->records || !device->requests) {
         return "no memory for the table of requests";
     }
-    device->regs[REG_CTRL / 4] = CTRL_RESET;
-    device->regs[REG_CTRL / 4] = CTRL_ENABLE;
+    mmio_write32(&device->regs[REG_CTRL / 4], CTRL_RESET);
+    mmio_write32(&device->regs[REG_CTRL / 4], CTRL_ENABLE);
     return NULL;
 }
 
@@ -77,7 +78,7 @@ int devices_open(const char **error)
 
 uint32_t device_reg(const struct device *device, unsigned int offset)
 {
-    return device->regs[offset / 4];
+    return mmio_read32(&device->regs[offset / 4]);
 }
 
 uint64_t device_counter(const struct device *device, unsigned int offset)

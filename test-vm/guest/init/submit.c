@@ -5,6 +5,7 @@
 
 #include "check.h"
 #include "crc32c.h"
+#include "mmio.h"
 
 #define HALF_WORDS (SLOT_WORDS / 2)
 
@@ -19,7 +20,7 @@ static void store_words(struct device *device, uint32_t seq,
         if (i == SLOT_WORDS - 1) {
             __asm__ volatile("dsb st" ::: "memory");
         }
-        slot[i] = words[i];
+        mmio_write64(&slot[i], words[i]);
     }
 }
 
