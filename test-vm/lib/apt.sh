@@ -37,13 +37,16 @@ apt_entry_keyring()
 }
 
 # private_apt FOLDER TOOL ARGUMENT...: an old list of files is good enough, as what
-# it is used for is pinned by hash or never expires.
+# it is used for is pinned by hash or never expires. Packages are for APT_ARCHITECTURE, if that
+# is set.
 private_apt()
 {
-	local folder=$1 tool=$2
+	local folder=$1 tool=$2 architecture=()
 
 	shift 2
-	"$tool" -q -o Dir::Etc::SourceList="$folder/sources.list" \
+	[ -z "${APT_ARCHITECTURE:-}" ] || architecture=(-o "APT::Architecture=$APT_ARCHITECTURE"
+		-o "APT::Architectures=$APT_ARCHITECTURE" -o "APT::Architectures::=$APT_ARCHITECTURE")
+	"$tool" -q "${architecture[@]}" -o Dir::Etc::SourceList="$folder/sources.list" \
 		-o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists="$folder/lists" \
 		-o Dir::Cache="$folder/cache" -o APT::Sandbox::User="$(id -un)" \
 		-o Acquire::Languages=none -o Acquire::Retries=3 \
