@@ -24,7 +24,7 @@ class QmpEvent:
 
 
 class Qmp:
-    def __init__(self, name, sock):
+    def __init__(self, name, sock, timeout=COMMAND_TIMEOUT):
         self.name = name
         self.events = Journal(f"{name} QMP events")
         self._client = QMPClient(name)
@@ -32,7 +32,7 @@ class Qmp:
         self._thread = threading.Thread(target=self._loop.run_forever, name=f"qmp {name}", daemon=True)
         self._thread.start()
         self._watcher = None
-        self._call(self._connect(sock), COMMAND_TIMEOUT)
+        self._call(self._connect(sock), timeout)
 
     def _call(self, coroutine, timeout):
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)

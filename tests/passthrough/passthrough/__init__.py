@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""
+Base class of the end-to-end tests with a passed-through device: real vfio-pci, iommufd and arm-smmu-v3, in a virtual
+machine that stands for the host. Bodies are those of the tests with an emulated device wherever they make sense.
+"""
+
+from avocado_vsva import VsvaTest
+
+from .environment import HostEnvironment
+from .guest_vm import GuestVm
+from .host import Host
+from .remote import RemoteBackend
+from .witness import account
+
+
+class PassthroughTest(VsvaTest):
+    """
+    :avocado: tags=arch:aarch64,machine:virt,vsva,passthrough
+    """
+
+    timeout = 420
+    devices = 2
+    driver_options = ""
+
+    def setUp(self):
+        super().setUp()
+        self.host = Host(HostEnvironment.load(), self.folder, self.devices, self.driver_options)
+        self.processes.append(self.host.off)
+
+    def tearDown(self):
+        trouble = self.host.trouble()
+        if trouble:
+            self.failed = True
+        super().tearDown()
+        if trouble:
+            self.fail(f"the host's kernel says: {trouble[0]}; logs: {self.folder}")
+
+    def new_backend(self, name, *options):
+        backend = RemoteBackend(self.host, f"{name}-backend", self.folder, options)
+        self.processes.append(backend.stop)
+        self.backends.append(backend)
+        return backend
+
+    def new_vm(self, name="source", **options):
+        vm = GuestVm(self.host, name, self.folder, **options)
+        self.processes.append(vm.quit)
+        if options.get("backend"):
+            self.replay.add(vm, {"vsva0": options["backend"]}, options.get("vsva"))
+        return vm
+
+    def assert_stalls_ended_once(self):
+        """By the host's SMMU itself; what it has counted."""
+        counted = account(self.host.trace_path)
+        self.assertEqual(counted.complaints(None), [])
+        return counted
+
+    def uri(self, destination):
+        return f"unix:/run/{destination.name}-migration.sock"
