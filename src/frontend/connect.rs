@@ -103,6 +103,7 @@ impl Frontend {
             portal_seq: 0,
             event_seq: 0,
             completed: 0,
+            portal_calls: false,
         };
         let config = frontend.config()?;
         if config.magic.get() != CONFIG_MAGIC || config.version.get() != PROTOCOL_VERSION {
@@ -134,6 +135,7 @@ impl Frontend {
         (self.memory, self.portal, self.events) = (memory, portal, events);
         self.stopped = Some([0; NUM_RINGS]);
         (self.portal_seq, self.event_seq, self.completed) = (0, 0, 0);
+        self.portal_calls = false;
         Ok(())
     }
 

@@ -89,7 +89,7 @@ impl Frontend {
             if self.portal.in_flight() == 0 {
                 return Ok(());
             }
-            wait_for(self.portal.call_fd(), deadline, "complete a portal message")?;
+            self.wait_for_completion(deadline)?;
         }
     }
 
@@ -98,9 +98,12 @@ impl Frontend {
         self.events.call_fd()
     }
 
-    /// Readable when portal messages have taken effect.
-    pub fn portal_fd(&self) -> &EventFd {
-        self.portal.call_fd()
+    /// Readable when portal messages have taken effect. The back-end is only asked to tell of it from now on: most
+    /// messages need nobody to be woken.
+    pub fn portal_fd(&mut self) -> Result<&EventFd, FrontendError> {
+        self.portal_calls = true;
+        self.portal.want_calls(true)?;
+        Ok(self.portal.call_fd())
     }
 
     /// The next message of the back-end, if there is one.
@@ -148,8 +151,22 @@ impl Frontend {
             if let Some(head) = self.portal.take_free() {
                 return Ok(head);
             }
-            wait_for(self.portal.call_fd(), deadline, "complete a portal message")?;
+            self.wait_for_completion(deadline)?;
         }
+    }
+
+    /// Waits until a portal message has taken effect: only then has the back-end to tell of it.
+    fn wait_for_completion(&mut self, deadline: Instant) -> Result<(), FrontendError> {
+        self.portal.want_calls(true)?;
+        let before = self.completed;
+        self.reap()?;
+        let waited = if self.completed == before {
+            wait_for(self.portal.call_fd(), deadline, "complete a portal message")
+        } else {
+            Ok(())
+        };
+        self.portal.want_calls(self.portal_calls)?;
+        waited
     }
 
     fn reap(&mut self) -> Result<(), FrontendError> {

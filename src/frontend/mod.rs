@@ -98,6 +98,8 @@ pub struct Frontend {
     portal_seq: u64,
     event_seq: u64,
     completed: u64,
+    /// Somebody waits for [`Self::portal_fd`].
+    portal_calls: bool,
 }
 
 impl Frontend {

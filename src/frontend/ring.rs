@@ -6,7 +6,9 @@ use std::{
     sync::atomic::{fence, Ordering},
 };
 
-use virtio_bindings::virtio_ring::{VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY};
+use virtio_bindings::virtio_ring::{
+    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY,
+};
 use virtio_queue::desc::split::Descriptor;
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryError, GuestMemoryMmap};
 use vmm_sys_util::eventfd::EventFd;
@@ -17,6 +19,8 @@ use crate::wire::{Message, MESSAGE_SIZE};
 
 #[allow(clippy::cast_possible_truncation, reason = "it is 2")]
 const DESC_F_WRITE: u16 = VRING_DESC_F_WRITE as u16;
+#[allow(clippy::cast_possible_truncation, reason = "it is 1")]
+const AVAIL_F_NO_INTERRUPT: u16 = VRING_AVAIL_F_NO_INTERRUPT as u16;
 /// As the ring has it.
 #[allow(clippy::cast_possible_truncation, reason = "it is 64")]
 const MESSAGE_LEN: u32 = MESSAGE_SIZE as u32;
@@ -229,6 +233,17 @@ impl Ring {
         self.memory
             .store(index.to_le(), address, Ordering::Release)
             .map_err(memory_error)
+    }
+
+    /// Says whether the back-end is to call when it has used chains. It may have used some just before.
+    pub fn want_calls(&self, wanted: bool) -> Result<(), FrontendError> {
+        let flags = if wanted { 0 } else { AVAIL_F_NO_INTERRUPT };
+        self.memory
+            .store(flags.to_le(), self.layout.available, Ordering::Relaxed)
+            .map_err(memory_error)?;
+        // The back-end is to see it before its used index is looked at.
+        fence(Ordering::SeqCst);
+        Ok(())
     }
 
     /// Makes a buffer available as a chain of one descriptor.

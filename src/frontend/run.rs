@@ -63,6 +63,7 @@ pub(super) fn new_rings(queue_size: u16) -> Result<(GuestMemoryMmap, Ring, Ring)
     let (events, end) = Layout::at(middle, queue_size);
     let memory = ring_memory(end.unchecked_offset_from(RING_MEMORY))?;
     let portal = Ring::new(memory.clone(), portal, Direction::ToBackend)?;
+    portal.want_calls(false)?;
     let events = Ring::new(memory.clone(), events, Direction::FromBackend)?;
     Ok((memory, portal, events))
 }

@@ -63,6 +63,8 @@ pub struct Adapter {
     /// Told when the worker knows its connection.
     hello: Mutex<Option<SyncSender<()>>>,
     exit_event: Mutex<Option<(EventConsumer, EventNotifier)>>,
+    /// The worker's epoll instance.
+    worker_epoll: OnceLock<RawFd>,
     /// The worker's end of its exit event.
     exit_fd: Mutex<Option<RawFd>>,
 }
@@ -78,8 +80,15 @@ impl Adapter {
             rings: OnceLock::new(),
             hello: Mutex::new(Some(hello)),
             exit_event: Mutex::new(Some(new_event_consumer_and_notifier(EventFlag::CLOEXEC)?)),
+            worker_epoll: OnceLock::new(),
             exit_fd: Mutex::default(),
         })
+    }
+
+    /// Says which epoll instance the worker waits on, which it does as long as it lives.
+    pub fn set_worker_epoll(&self, epoll: RawFd) {
+        // There is one worker.
+        let _ = self.worker_epoll.set(epoll);
     }
 
     fn say_hello(&self, vrings: &[Vring]) {
@@ -268,6 +277,11 @@ impl VhostUserBackend for Adapter {
         let Some(rings) = self.rings.get() else {
             return Ok(());
         };
+        if let (Some(epoll), Some(vring)) =
+            (self.worker_epoll.get(), vrings.get(usize::from(event)))
+        {
+            vring.wait_for_edges(*epoll, event);
+        }
         match event {
             PORTAL_RING => while !self.link.is_over() && self.serve_portal(rings) {},
             EVENT_RING => self.backend.shell.settle(),

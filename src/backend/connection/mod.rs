@@ -125,7 +125,11 @@ fn serve(backend: &Arc<Backend>, link: &Arc<Link>, socket: &mut Socket) -> Resul
     let adapter = Adapter::new(backend.clone(), link.clone(), hello)
         .map_err(Error::system("Cannot create an eventfd"))?;
     let memory = Memory::new(GuestMemoryMmap::new());
-    let mut daemon = Daemon::new("vsva".to_owned(), Arc::new(adapter), memory)?;
+    let adapter = Arc::new(adapter);
+    let mut daemon = Daemon::new("vsva".to_owned(), adapter.clone(), memory)?;
+    for worker in daemon.get_epoll_handlers() {
+        adapter.set_worker_epoll(worker.as_raw_fd());
+    }
     say_hello(&daemon, &greeted).map_err(Error::system("Cannot start the ring worker"))?;
     daemon.start(&mut socket.listener)?;
     let shutdown = daemon.shutdown_handle().ok_or_else(|| {

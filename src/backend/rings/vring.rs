@@ -9,11 +9,16 @@
 use std::{
     fs::File,
     io,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    os::fd::{AsRawFd, RawFd},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, OnceLock,
+    },
     thread,
     time::{Duration, Instant},
 };
 
+use epoll::{ControlOptions, Event};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error, QueueT};
 
@@ -37,6 +42,8 @@ pub struct Vring {
 struct Events {
     kick: Mutex<Option<Arc<Kick>>>,
     call: Mutex<Option<Arc<Call>>>,
+    /// The worker is woken by each kick, so that none has to be read.
+    edges: AtomicBool,
     /// Its number and its connection.
     place: OnceLock<(usize, Arc<Link>)>,
 }
@@ -63,6 +70,31 @@ impl Vring {
         let deadline = Instant::now() + CALL_LIMIT;
         while Arc::strong_count(&call) > 1 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Lets the worker, whose epoll instance is `epoll`, be woken by each kick of this ring, which runs, instead of as
+    /// long as there is one: a kick need not be read then. The library registers the ring anew each time it starts.
+    pub fn wait_for_edges(&self, epoll: RawFd, token: u16) {
+        if self.events.edges.load(Ordering::Relaxed) {
+            return;
+        }
+        // With the ring locked, the library does not take the kick away.
+        let ring = self.ring.get_ref();
+        let Some(kick) = ring.get_kick().as_ref().map(AsRawFd::as_raw_fd) else {
+            return;
+        };
+        if !ring.is_enabled() || !ring.get_queue().ready() {
+            return;
+        }
+        let event = Event::new(
+            epoll::Events::EPOLLIN | epoll::Events::EPOLLET,
+            token.into(),
+        );
+        match epoll::ctl(epoll, ControlOptions::EPOLL_CTL_MOD, kick, event) {
+            Ok(()) => self.events.edges.store(true, Ordering::Relaxed),
+            // It goes on as the library has made it.
+            Err(e) => log::warn!("ring {token}: epoll: {e}"),
         }
     }
 
@@ -135,6 +167,9 @@ impl VringT<Memory> for Vring {
 
     fn set_enabled(&self, enabled: bool) {
         self.noted("SET_VRING_ENABLE");
+        if !enabled {
+            self.events.edges.store(false, Ordering::Relaxed);
+        }
         self.ring.set_enabled(enabled);
     }
 
@@ -175,6 +210,9 @@ impl VringT<Memory> for Vring {
     }
 
     fn set_queue_ready(&self, ready: bool) {
+        if !ready {
+            self.events.edges.store(false, Ordering::Relaxed);
+        }
         self.ring.set_queue_ready(ready);
     }
 
@@ -195,12 +233,16 @@ impl VringT<Memory> for Vring {
             Ok((file, Arc::new(kick)))
         });
         let (file, kick) = kick.unzip();
+        self.events.edges.store(false, Ordering::Relaxed);
         *lock(&self.events.kick) = kick;
         // The library only waits for it.
         self.ring.set_kick(file);
     }
 
     fn read_kick(&self) -> io::Result<bool> {
+        if self.events.edges.load(Ordering::Relaxed) {
+            return Ok(self.ring.get_ref().is_enabled());
+        }
         let kick = lock(&self.events.kick).clone();
         if let Some(Err(e)) = kick.map(|kick| kick.take()) {
             // An error would end the worker.
@@ -221,5 +263,56 @@ impl VringT<Memory> for Vring {
     fn set_err(&self, _file: Option<File>) {
         // There is nothing to signal by it: it is closed.
         self.noted("SET_VRING_ERR");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::event::{eventfd, EventfdFlags};
+    use vm_memory::GuestMemoryMmap;
+
+    use super::*;
+    use crate::backend::wait::{poller::BATCH, wake::Wake};
+
+    fn woken(epoll: RawFd) -> usize {
+        let mut events = [Event { events: 0, data: 0 }; BATCH];
+        epoll::wait(epoll, 0, &mut events).unwrap()
+    }
+
+    #[test]
+    fn test_ring_that_waits_for_edges_is_woken_by_each_kick_and_reads_none() {
+        let ring = Vring::new(Memory::new(GuestMemoryMmap::new()), 16).unwrap();
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        let kick = Wake::from(fd.try_clone().unwrap());
+        ring.set_kick(Some(fd.into()));
+        ring.set_queue_ready(true);
+        ring.set_enabled(true);
+        let poller = crate::sys::epoll_create().unwrap();
+        let epoll = poller.as_raw_fd();
+        // As the library does.
+        let registered = ring.get_ref().get_kick().as_ref().unwrap().as_raw_fd();
+        let event = Event::new(epoll::Events::EPOLLIN, 0);
+        epoll::ctl(epoll, ControlOptions::EPOLL_CTL_ADD, registered, event).unwrap();
+
+        ring.wait_for_edges(epoll, 0);
+        let mut seen = vec![woken(epoll)];
+        for _ in 0..2 {
+            kick.set();
+            seen.push(woken(epoll));
+            assert!(ring.read_kick().unwrap());
+            seen.push(woken(epoll));
+        }
+
+        assert_eq!(seen, [0, 1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn test_ring_that_is_started_again_reads_its_kicks_until_it_waits_for_edges() {
+        let ring = Vring::new(Memory::new(GuestMemoryMmap::new()), 16).unwrap();
+        ring.events.edges.store(true, Ordering::Relaxed);
+
+        ring.set_enabled(false);
+
+        assert!(!ring.events.edges.load(Ordering::Relaxed));
     }
 }

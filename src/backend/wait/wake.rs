@@ -39,6 +39,13 @@ impl Wake {
     }
 }
 
+#[cfg(test)]
+impl From<OwnedFd> for Wake {
+    fn from(eventfd: OwnedFd) -> Self {
+        Wake(eventfd)
+    }
+}
+
 impl AsFd for Wake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
