@@ -22,6 +22,7 @@ mod link;
 mod process;
 mod published;
 mod rings;
+mod sealed;
 mod shell;
 mod state;
 mod wait;

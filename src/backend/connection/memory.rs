@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! The front end's ring memory (SET_MEM_TABLE).
-//!
-//! An access to a page behind the end of its file is SIGBUS, so no file may be shorter than what is
-//! mapped of it, nor become so.
 
 use std::{fs::File, io};
 
-use rustix::fs::{fcntl_get_seals, fstat, SealFlags};
 use vm_memory::{GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::backend::sealed::{self, Unfit};
 
 /// Refuses memory that can be, or become, shorter than it is mapped.
 pub fn check(memory: &GuestMemoryMmap) -> io::Result<()> {
@@ -22,22 +20,18 @@ pub fn check(memory: &GuestMemoryMmap) -> io::Result<()> {
 
 fn check_file(file: &File, offset: u64, size: u64) -> io::Result<()> {
     let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-    // Before its size is looked at, or it could shrink in between.
-    if !fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SealFlags::SHRINK)) {
-        return Err(invalid("the file is no memfd with F_SEAL_SHRINK".into()));
-    }
-    let length = u64::try_from(fstat(file)?.st_size).unwrap_or(0);
-    if offset.checked_add(size).is_none_or(|end| end > length) {
-        return Err(invalid(format!(
-            "{size} bytes from {offset} on, of a file of {length} bytes"
-        )));
-    }
-    Ok(())
+    sealed::require(file, offset.saturating_add(size)).map_err(|e| match e {
+        Unfit::NotSealed => invalid("the file is no memfd with F_SEAL_SHRINK".into()),
+        Unfit::Short { found } => invalid(format!(
+            "{size} bytes from {offset} on, of a file of {found} bytes"
+        )),
+        Unfit::File(e) => e,
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use rustix::fs::{fcntl_add_seals, memfd_create, MemfdFlags};
+    use rustix::fs::{fcntl_add_seals, memfd_create, MemfdFlags, SealFlags};
     use vm_memory::{FileOffset, GuestAddress};
 
     use super::*;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Memory that the front end shares with the back-end: whether it can be used, and the status block in it.
+//! Memory that the front end shares with the back-end: whether it can be used, and the status block
+//! in it.
 
 use std::{
     fs::File,
@@ -9,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{fcntl_get_seals, fstat, fstatfs, SealFlags},
+    fs::{fcntl_get_seals, fstatfs, SealFlags},
     io::Errno,
 };
 use thiserror::Error;
@@ -17,6 +18,7 @@ use vm_memory::{mmap::MmapRegionError, Bytes, FileOffset, MmapRegion, VolatileMe
 use zerocopy::{FromZeros, IntoBytes};
 
 use crate::{
+    backend::sealed::{self, Unfit},
     error::short,
     seqlock::{StatusCell, StatusWriter},
     wire::{
@@ -140,24 +142,20 @@ fn check_size(fd: impl AsFd, size: u64) -> Result<(), SharedMemoryError> {
         Ok(seals) if fstatfs(&fd).is_ok_and(|fs| is_tmpfs(&fs)) => seals,
         _ => return Err(SharedMemoryError::NotMemfd),
     };
-    if !seals.contains(SealFlags::SHRINK) {
-        return Err(SharedMemoryError::NotSealed);
-    }
     if seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
         return Err(SharedMemoryError::ReadOnly);
     }
     if !(MEMORY_SIZE_MIN..=MEMORY_SIZE_MAX).contains(&size) {
         return Err(SharedMemoryError::Size(size));
     }
-    let found = fstat(&fd).map_err(io::Error::from)?.st_size;
-    let found = u64::try_from(found).unwrap_or(0);
-    if found < size {
-        return Err(SharedMemoryError::Short {
+    sealed::require(&fd, size).map_err(|e| match e {
+        Unfit::NotSealed => SharedMemoryError::NotSealed,
+        Unfit::Short { found } => SharedMemoryError::Short {
             claimed: size,
             found,
-        });
-    }
-    Ok(())
+        },
+        Unfit::File(e) => SharedMemoryError::Map(e),
+    })
 }
 
 fn check_header(

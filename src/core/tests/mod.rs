@@ -7,6 +7,7 @@ mod faults;
 mod hold;
 mod kernel_model;
 mod model;
+mod oracle;
 mod output;
 mod page_requests;
 mod persist;

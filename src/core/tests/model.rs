@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Random interleavings of everything that can happen, against simple models of the other sides: hardware that raises
-//! faults and wants each group answered once, a guest that answers events, and a front end that keeps to the protocol
-//! and wants each submission replayed once and in order, over drains, resets, migrations and reconnections. Another
-//! front end may take its place and begin anew.
+//! Random interleavings of everything that can happen, against simple models of the other sides:
+//! hardware that raises faults and wants each group answered once, a guest that answers events, and
+//! a front end that keeps to the protocol and wants each submission replayed once and in order,
+//! over drains, resets, migrations and reconnections. Another front end may take its place and
+//! begin anew.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
 
+use super::oracle::{answer_of, Fault};
 use super::rig::{desc, dev_id, sid, submission, MS};
 use crate::core::{Attachment, Core, Counters, FaultError, Limits, Phase};
 use crate::state;
@@ -82,14 +84,6 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// One fault of a group, as the hardware knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
-    Unread,
-    Waiting,
-    Answered(ResponseCode),
-}
-
 #[derive(Debug)]
 struct Group {
     device: u32,
@@ -101,15 +95,7 @@ struct Group {
 impl Group {
     /// The answer it must get, once it can get one.
     fn answer(&self) -> Option<ResponseCode> {
-        let mut code = ResponseCode::Success;
-        for fault in &self.faults {
-            match fault {
-                Fault::Answered(ResponseCode::Success) => {}
-                Fault::Answered(ResponseCode::Invalid) => code = ResponseCode::Invalid,
-                Fault::Unread | Fault::Waiting => return None,
-            }
-        }
-        Some(code)
+        answer_of(&self.faults, false)
     }
 
     /// Answers what was read INVALID; nothing more of the group reaches the guest.
@@ -225,8 +211,8 @@ impl World {
         }
     }
 
-    /// Devices 0 and 1 share a channel as long as it lasts; device 0 has its share of the table, device 1 a limit of 2
-    /// faults, device 2 none but the table's.
+    /// Devices 0 and 1 share a channel as long as it lasts; device 0 has its share of the table,
+    /// device 1 a limit of 2 faults, device 2 none but the table's.
     fn desc(&self, device: u32, channel: u32) -> Attachment {
         Attachment {
             max_outstanding: [0, 2, LIMITS.max_faults][device as usize],
@@ -418,7 +404,8 @@ impl World {
         }
     }
 
-    /// The core has done with a channel that has no devices: everything of it must have been answered.
+    /// The core has done with a channel that has no devices: everything of it must have been
+    /// answered.
     fn reap(&mut self, channel: u32) {
         if !self.core.channel_in_use(channel) {
             let hardware = self.channels.remove(&channel).unwrap();
@@ -571,7 +558,8 @@ impl World {
         self.portal(MessageType::Drain, DEVICE_NONE, &request);
     }
 
-    /// A device says that it is quiet only when it is; before that it may say so for an older drain.
+    /// A device says that it is quiet only when it is; before that it may say so for an older
+    /// drain.
     fn quiesce(&mut self, device: u32) {
         let Some(channel) = self.attached.get(&device) else {
             return;
@@ -627,8 +615,8 @@ impl World {
         }
     }
 
-    /// No device is left on a channel. As the kernel does: there is nothing to translate for, so what was not read is
-    /// aborted.
+    /// No device is left on a channel. As the kernel does: there is nothing to translate for, so
+    /// what was not read is aborted.
     fn close(&mut self, channel: u32) {
         let hardware = self.channels.get_mut(&channel).unwrap();
         hardware.closing = true;
@@ -646,8 +634,8 @@ impl World {
         self.reap(channel);
     }
 
-    /// Another front end resets the back-end and attaches its devices. As the shell does: no channel outlasts the reset,
-    /// whether it takes its last answers or not.
+    /// Another front end resets the back-end and attaches its devices. As the shell does: no
+    /// channel outlasts the reset, whether it takes its last answers or not.
     fn begin_anew(&mut self, writable: bool) {
         let attached = std::mem::take(&mut self.attached);
         for device in attached.keys() {

@@ -19,7 +19,8 @@ impl Observer for Log {
     }
 }
 
-/// A core, and a front end that keeps to the protocol. Device N has SID 0x100 + N and dev_id 10 + N.
+/// A core, and a front end that keeps to the protocol. Device N has SID 0x100 + N and dev_id 10 +
+/// N.
 pub struct Rig {
     pub core: Core<Log>,
     pub now: u64,

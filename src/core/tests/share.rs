@@ -25,7 +25,8 @@ fn pri(device: u32, channel: u32) -> Attachment {
     }
 }
 
-/// Raises faults of a device, with cookies from `first` on, until there is no room, and returns how many were taken.
+/// Raises faults of a device, with cookies from `first` on, until there is no room, and returns how
+/// many were taken.
 fn raise(rig: &mut Rig, device: u32, channel: u32, first: u32) -> u32 {
     for cookie in first.. {
         match rig.try_fault(channel, &record(device, cookie)) {

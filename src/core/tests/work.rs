@@ -263,7 +263,8 @@ struct Shell {
     stags: Vec<(u32, u16)>,
     blocked: [bool; 2],
     held: [bool; 3],
-    /// Channels that were not read as the core wanted no fault of them, and are not watched by the poller.
+    /// Channels that were not read as the core wanted no fault of them, and are not watched by the
+    /// poller.
     unwatched: [bool; 2],
     open: [bool; 2],
     /// The device, and whether it is the last of its group, of a record that found no room.

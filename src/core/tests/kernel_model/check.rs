@@ -153,7 +153,8 @@ impl World {
         }
     }
 
-    /// A drain does not go on when nothing is left to wait for; and what found no room is wanted when there is some.
+    /// A drain does not go on when nothing is left to wait for; and what found no room is wanted
+    /// when there is some.
     fn check_drain_ends(&self, known: bool) {
         let refused = |channel: &usize| !self.channels[*channel].buffer.is_empty();
         let refused = (0..2).find(refused);
@@ -169,7 +170,8 @@ impl World {
         assert!(ends, "nothing is left");
     }
 
-    /// The drain has just failed: for want of room if a channel waits for some, else by its deadline.
+    /// The drain has just failed: for want of room if a channel waits for some, else by its
+    /// deadline.
     pub fn check_failed(&mut self) {
         let mut failed = None;
         let mut core = self.core.clone();

@@ -3,19 +3,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::super::oracle::answer_of;
+pub use super::super::oracle::Fault;
 use super::super::rig::dev_id;
 use crate::wire::{
     PgFault, ResponseCode, PERM_READ, PGFAULT_LAST_PAGE, PGFAULT_PASID_VALID, U32, U64,
 };
-
-/// What has become of one fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The core does not know it.
-    Unread,
-    Waiting,
-    Answered(ResponseCode),
-}
 
 #[derive(Clone, Debug)]
 pub struct Group {
@@ -66,18 +59,7 @@ impl Group {
 
     /// The answer that it must get, once it can get one.
     pub fn answer(&self) -> Option<ResponseCode> {
-        let mut code = match self.refused {
-            true => ResponseCode::Invalid,
-            false => ResponseCode::Success,
-        };
-        for fault in &self.faults {
-            match fault {
-                Fault::Answered(ResponseCode::Success) => {}
-                Fault::Answered(ResponseCode::Invalid) => code = ResponseCode::Invalid,
-                Fault::Unread | Fault::Waiting => return None,
-            }
-        }
-        Some(code)
+        answer_of(&self.faults, self.refused)
     }
 }
 
@@ -88,7 +70,8 @@ pub struct Kernel {
     pub queue: VecDeque<u64>,
     /// Read and not answered, by cookie.
     pub given: BTreeMap<u32, u64>,
-    /// Records, a number of a group and an index in it each, that the shell has read and the core has not taken.
+    /// Records, a number of a group and an index in it each, that the shell has read and the core
+    /// has not taken.
     pub buffer: VecDeque<(u64, usize)>,
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Random interleavings on fault files of the kernel: page tables that are replaced with and without HOLD, cookies that come
-//! again, page request groups, vEVENTQs, broadcasts, deadlines met exactly, and a front end that breaks the rules. Figures,
-//! order and reasons must be exact.
+//! Random interleavings on fault files of the kernel: page tables that are replaced with and
+//! without HOLD, cookies that come again, page request groups, vEVENTQs, broadcasts, deadlines met
+//! exactly, and a front end that breaks the rules. Figures, order and reasons must be exact.
 
 mod check;
 mod kernel;

@@ -439,7 +439,8 @@ impl World {
         self.offer(channel_of(device));
     }
 
-    /// What was read must have been taken: else its answer could meet a cookie that was given again.
+    /// What was read must have been taken: else its answer could meet a cookie that was given
+    /// again.
     fn replace_without_hold(&mut self, device: u32) {
         let channel = channel_of(device);
         if self.channels[channel].buffer.is_empty() && !self.held.contains_key(&device) {
@@ -609,7 +610,8 @@ impl World {
         self.check();
     }
 
-    /// Serves everybody until nothing is left to do; then a drain ends at once, and everything is replayed.
+    /// Serves everybody until nothing is left to do; then a drain ends at once, and everything is
+    /// replayed.
     pub fn finish(&mut self) {
         let held: Vec<u32> = self.held.keys().copied().collect();
         for device in held {
