@@ -10,8 +10,8 @@ use vhost_user_vsva::{
     sandbox::{SandboxMode, SeccompAction},
 };
 
-/// A vhost-user back-end that carries a passed-through device's DMA page faults between the host and
-/// the guest's SMMUv3, and drains them before a migration stops the vCPUs.
+/// A vhost-user back-end that carries a passed-through device's DMA page faults between the host
+/// and the guest's SMMUv3, and drains them before a migration stops the vCPUs.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "vhost-user-vsva", version, about, long_about = None)]
 pub struct Args {
@@ -43,11 +43,13 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_devices)]
     pub max_devices: u32,
 
-    /// The most faults that may be outstanding, over all devices. The guest's STAGs are 16 bits wide.
+    /// The most faults that may be outstanding, over all devices. The guest's STAGs are 16 bits
+    /// wide.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_faults)]
     pub max_faults: u32,
 
-    /// The most faults that a device may have outstanding whose front end sets no limit; 0: a fair share of
+    /// The most faults that a device may have outstanding whose front end sets no limit; 0: a fair
+    /// share of
     /// --max-faults.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_device_faults)]
     pub max_device_faults: u32,
@@ -69,8 +71,8 @@ pub struct Args {
     #[arg(long, alias = "x-no-migration-blocking", action = ArgAction::SetTrue)]
     pub without_migration_blocking: bool,
 
-    /// The version of the state stream: written, with no older reader allowed, and the newest one read. For testing
-    /// the refusal.
+    /// The version of the state stream: written, with no older reader allowed, and the newest one
+    /// read. For testing the refusal.
     #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub x_state_version: Option<u16>,
 }

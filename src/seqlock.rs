@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The status block in memory that two processes share, under a sequence lock (docs/protocol.md, section 9.2).
+//! The status block in memory that two processes share, under a sequence lock (docs/protocol.md,
+//! section 9.2).
 
 use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 
@@ -44,7 +45,8 @@ impl StatusCell {
 
 #[cfg(any(feature = "frontend", test))]
 impl StatusCell {
-    /// What a reader finds; `None` if it has found the block being written each time, as when its writer has ended.
+    /// What a reader finds; `None` if it has found the block being written each time, as when its
+    /// writer has ended.
     pub fn load(&self) -> Option<StatusBlock> {
         (0..ATTEMPTS).find_map(|_| {
             let block = self.try_load();

@@ -32,7 +32,8 @@ impl Backend {
 
     /// Begins anew, as after the start of the process.
     pub fn reset(&self) {
-        // First, or a request that has not been read yet would attach a device of the front end before.
+        // First, or a request that has not been read yet would attach a device of the front end
+        // before.
         self.engine.attach.close();
         self.shell.reset();
         log::info!("reset by the front end");

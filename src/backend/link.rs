@@ -50,8 +50,8 @@ impl Link {
         }
     }
 
-    /// Ends the connection: nothing more of it is looked at, and no thread of it waits for the front
-    /// end any more. Returns whether it was still there.
+    /// Ends the connection: nothing more of it is looked at, and no thread of it waits for the
+    /// front end any more. Returns whether it was still there.
     pub fn end(&self) -> bool {
         let first = !self.over.swap(true, Ordering::AcqRel);
         self.hang_up();

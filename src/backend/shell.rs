@@ -2,10 +2,11 @@
 
 //! The shell around the core: what outlives a connection, shared by all threads.
 //!
-//! A thread makes steps of the core ([`SharedCore::step`]), then does what the core wants after them
-//! ([`Shell::follow`]), so nothing waits for another thread to wake up.
+//! A thread makes steps of the core ([`SharedCore::step`]), then does what the core wants after
+//! them ([`Shell::follow`]), so nothing waits for another thread to wake up.
 //!
-//! Order of locks: portal, attach channel, channel reader, channel writer, channel table, rings, ring, core.
+//! Order of locks: portal, attach channel, channel reader, channel writer, channel table, rings,
+//! ring, core.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -77,7 +78,8 @@ impl Shell {
         self.follow(self.core.wants()).send();
     }
 
-    /// Does all that the core wants; what is left is to tell the front end, which can make that last.
+    /// Does all that the core wants; what is left is to tell the front end, which can make that
+    /// last.
     pub fn follow(&self, mut wants: Wants) -> PendingCall {
         let mut call = PendingCall::default();
         loop {
@@ -151,9 +153,9 @@ impl Shell {
         self.follow(wants).send();
     }
 
-    /// Detaches all devices and forgets everything else. When this returns, no channel is left: what it did not take of
-    /// its last answers is dropped with it. The event ring is disabled and the attach channel closed; the shared
-    /// memory is given up.
+    /// Detaches all devices and forgets everything else. When this returns, no channel is left:
+    /// what it did not take of its last answers is dropped with it. The event ring is disabled and
+    /// the attach channel closed; the shared memory is given up.
     pub fn reset(&self) {
         self.core.share(None);
         self.act(|core, now| core.reset(now));
@@ -163,8 +165,8 @@ impl Shell {
         }
     }
 
-    /// Moves messages to the event ring while there are some and it has buffers, and says what the core wants then.
-    /// `None`: there was nothing to do.
+    /// Moves messages to the event ring while there are some and it has buffers, and says what the
+    /// core wants then. `None`: there was nothing to do.
     fn deliver(&self, waiting: usize) -> Option<(PendingCall, Wants)> {
         // Held, so that nothing is put into rings that have been forgotten.
         let rings = lock(&self.rings);

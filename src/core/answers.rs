@@ -70,7 +70,8 @@ impl<O: Observer> Core<O> {
         answered
     }
 
-    /// Copies the next answers for `channel` to `out` and returns how many. They stay until they were written.
+    /// Copies the next answers for `channel` to `out` and returns how many. They stay until they
+    /// were written.
     pub fn answers(&self, channel: u32, out: &mut [PageResponse]) -> usize {
         let Some(index) = self.channels.find(channel) else {
             return 0;
@@ -87,8 +88,8 @@ impl<O: Observer> Core<O> {
         count
     }
 
-    /// Copies the next answers for `channel` to `out`, for the thread that has been told to write them, and returns how
-    /// many. With none its job is done.
+    /// Copies the next answers for `channel` to `out`, for the thread that has been told to write
+    /// them, and returns how many. With none its job is done.
     pub fn next_answers(&mut self, channel: u32, out: &mut [PageResponse]) -> usize {
         let count = self.answers(channel, out);
         if count == 0 {
@@ -128,7 +129,8 @@ impl<O: Observer> Core<O> {
         self.end_drain_if_drained(now_ns);
     }
 
-    /// The kernel refused the next answer of `channel` with EINVAL: it had aborted the faults itself.
+    /// The kernel refused the next answer of `channel` with EINVAL: it had aborted the faults
+    /// itself.
     pub fn answer_aborted(&mut self, channel: u32, now_ns: u64) {
         let counted = !self.is_left_over(channel);
         if let Some(group) = self.take_answer(channel) {

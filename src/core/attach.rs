@@ -10,7 +10,8 @@ use crate::wire::{DrainFailedReason, LostReason};
 impl<O: Observer> Core<O> {
     /// Attaches a device. Its channel is new if [`Core::channel_in_use`] said no before.
     ///
-    /// A device that lost its channel may be attached again with another; its submissions stay queued.
+    /// A device that lost its channel may be attached again with another; its submissions stay
+    /// queued.
     pub fn attach(&mut self, desc: &Attachment, now_ns: u64) -> Result<(), AttachError> {
         self.check_attach(desc)?;
         let number = desc.device;
@@ -134,7 +135,8 @@ impl<O: Observer> Core<O> {
         self.answer_all(number, None, now_ns)
     }
 
-    /// Whether the channel has devices, or answers to be written. When it is no longer in use the shell closes it.
+    /// Whether the channel has devices, or answers to be written. When it is no longer in use the
+    /// shell closes it.
     pub fn channel_in_use(&self, channel: u32) -> bool {
         self.channels.find(channel).is_some()
     }

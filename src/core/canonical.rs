@@ -4,8 +4,8 @@
 use super::{Core, Counters, Observer};
 
 impl<O: Observer> Core<O> {
-    /// Makes states equal that behave in the same way: what is only counted is zero, both rings begin anew with message 1,
-    /// and nothing is left in records that are free.
+    /// Makes states equal that behave in the same way: what is only counted is zero, both rings
+    /// begin anew with message 1, and nothing is left in records that are free.
     pub fn canonical(mut self) -> Self {
         self.portal_seq = 0;
         self.event_seq = 0;

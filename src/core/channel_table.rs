@@ -148,12 +148,14 @@ pub(super) struct Channels {
     writes: VecDeque<u32>,
     /// No channel has [`ReadJob::Due`] if this is false.
     reads_due: bool,
-    /// Numbers of channels that have been closed, as nobody uses them, and that the shell is to close.
+    /// Numbers of channels that have been closed, as nobody uses them, and that the shell is to
+    /// close.
     closes: VecDeque<u32>,
 }
 
 impl Channels {
-    /// A device that is gone can leave a channel with answers to write, so there are twice as many channels as devices.
+    /// A device that is gone can leave a channel with answers to write, so there are twice as many
+    /// channels as devices.
     pub(super) fn new(max_devices: u32, max_faults: u32) -> Self {
         let channels = max_devices * 2;
         // A group that is open may have no fault left, so there are more groups than faults.
@@ -207,8 +209,9 @@ impl Channels {
         self.reads_due || self.blocked > 0
     }
 
-    /// Lets the thread that makes this step write the answers of a channel, if they can be written. Another thread may be
-    /// writing: that one may have looked for the last time, and this one is to know that its answers are written.
+    /// Lets the thread that makes this step write the answers of a channel, if they can be written.
+    /// Another thread may be writing: that one may have looked for the last time, and this one is
+    /// to know that its answers are written.
     pub(super) fn want_write(&mut self, channel: u32) {
         if let Some(slot) = self.get_mut(channel) {
             let can = matches!(slot.write, WriteJob::None | WriteJob::GivenOut);
@@ -413,7 +416,8 @@ impl Channels {
         }
     }
 
-    /// One fault of the group was answered, and is not in its list any more. INVALID wins. Returns the channel's number.
+    /// One fault of the group was answered, and is not in its list any more. INVALID wins. Returns
+    /// the channel's number.
     pub(super) fn answer_one(&mut self, group: u32, code: ResponseCode) -> u32 {
         let record = self.groups.get_mut(group);
         if code == ResponseCode::Invalid {

@@ -66,7 +66,8 @@ impl Device {
         }
     }
 
-    /// Faults it may still raise. It can have more than its limit: a share shrinks when devices are attached.
+    /// Faults it may still raise. It can have more than its limit: a share shrinks when devices are
+    /// attached.
     pub(super) fn room(&self, table: &FaultTable, share: u32) -> u32 {
         let of_limit = self.limit(table, share).saturating_sub(self.faults.len());
         of_limit.min(table.free_len())

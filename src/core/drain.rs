@@ -141,7 +141,8 @@ impl<O: Observer> Core<O> {
             && self.devices.iter().all(|(_, device)| device.quiesced)
     }
 
-    /// A channel that must be read until empty, even if poll does not report it, before the drain can end.
+    /// A channel that must be read until empty, even if poll does not report it, before the drain
+    /// can end.
     pub fn next_probe(&self) -> Option<u32> {
         if !self.is_quiet() {
             return None;
@@ -220,8 +221,8 @@ impl<O: Observer> Core<O> {
         );
     }
 
-    /// How many answers wait for their devices to take them, and one such device, [`DEVICE_NONE`] if it is detached. On
-    /// a channel that is held they wait for something else.
+    /// How many answers wait for their devices to take them, and one such device, [`DEVICE_NONE`]
+    /// if it is detached. On a channel that is held they wait for something else.
     pub fn untaken(&self) -> (u32, Option<u32>) {
         let mut untaken = 0;
         let mut first = None;

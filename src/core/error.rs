@@ -66,8 +66,8 @@ pub enum PortalError {
 /// A fault record could not be taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FaultError {
-    /// There is no room now. Nothing is wrong: keep the record, stop reading this channel, offer the same record
-    /// again when [`super::Core::wants_read`] says so.
+    /// There is no room now. Nothing is wrong: keep the record, stop reading this channel, offer
+    /// the same record again when [`super::Core::wants_read`] says so.
     #[error("fault channel {channel}: no room for another fault")]
     NoRoom {
         /// The channel.
@@ -79,7 +79,8 @@ pub enum FaultError {
         /// The channel.
         channel: u32,
     },
-    /// A group began before the one before it had ended: end the channel with [`super::Core::channel_lost`].
+    /// A group began before the one before it had ended: end the channel with
+    /// [`super::Core::channel_lost`].
     #[error("fault channel {channel}: cookie {found} came within the group of cookie {open}")]
     GroupInterrupted {
         /// The channel.
@@ -97,8 +98,9 @@ pub enum FaultError {
         /// Cookie of the group.
         cookie: u32,
     },
-    /// The kernel used a cookie again, so it has aborted the group that had it. Nothing is wrong: with no answer of
-    /// this channel being written, call [`super::Core::forget_stale`] and offer the same record again.
+    /// The kernel used a cookie again, so it has aborted the group that had it. Nothing is wrong:
+    /// with no answer of this channel being written, call [`super::Core::forget_stale`] and offer
+    /// the same record again.
     #[error("fault channel {channel}: the kernel has aborted the group of cookie {cookie}")]
     Stale {
         /// The channel.
@@ -106,7 +108,8 @@ pub enum FaultError {
         /// The cookie.
         cookie: u32,
     },
-    /// A cookie was used again before its group was answered: end the channel with [`super::Core::channel_lost`].
+    /// A cookie was used again before its group was answered: end the channel with
+    /// [`super::Core::channel_lost`].
     #[error("fault channel {channel}: cookie {cookie} came again before it was answered")]
     DuplicateCookie {
         /// The channel.

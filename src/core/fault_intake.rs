@@ -139,9 +139,9 @@ impl<O: Observer> Core<O> {
         Verdict::Wait(Blocked::Faults { device: number })
     }
 
-    /// Whether no answer can make room for the rest of the open group of `device`. The guest answers a page request
-    /// only when it has seen all of it, so one that fills the device's limit, or the table together with others that are
-    /// not complete, would wait for ever.
+    /// Whether no answer can make room for the rest of the open group of `device`. The guest
+    /// answers a page request only when it has seen all of it, so one that fills the device's
+    /// limit, or the table together with others that are not complete, would wait for ever.
     fn never_ends(&self, device: &Device, open: Option<u32>) -> bool {
         let Some(group) = open.map(|group| self.channels.group(group)) else {
             return false;
@@ -159,8 +159,8 @@ impl<O: Observer> Core<O> {
         self.limits.fault_share(self.devices.len())
     }
 
-    /// Groups that the channel may still begin: as many as its devices may have faults, and one, whether they wait for
-    /// the guest or for a peer that does not read its answers.
+    /// Groups that the channel may still begin: as many as its devices may have faults, and one,
+    /// whether they wait for the guest or for a peer that does not read its answers.
     fn group_room(&self, index: u32) -> u32 {
         let share = self.fault_share();
         let most = self

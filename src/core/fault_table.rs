@@ -12,7 +12,8 @@ const BY_AGE: usize = 0;
 pub(super) const BY_DEVICE: usize = 1;
 /// List of the faults whose event has not been sent.
 const BACKLOG: usize = 2;
-/// List of the faults of one bucket of [`PageRequests`]. Only faults are in it whose event has been sent.
+/// List of the faults of one bucket of [`PageRequests`]. Only faults are in it whose event has been
+/// sent.
 const BY_REQUEST: usize = BACKLOG;
 /// List of the faults of a group.
 pub(super) const BY_GROUP: usize = 3;

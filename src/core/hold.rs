@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What happens behind a fault channel's back: page tables are replaced, and the kernel aborts faults by itself.
+//! What happens behind a fault channel's back: page tables are replaced, and the kernel aborts
+//! faults by itself.
 
 use super::channel_table::Blocked;
 use super::fault_table::Owners;
@@ -7,8 +8,8 @@ use super::table::NIL;
 use super::{Core, HoldError, Observation, Observer};
 
 impl<O: Observer> Core<O> {
-    /// The channel is a fault file of the kernel. It aborts the faults of a device itself when the page table of the
-    /// device is replaced or taken away, and gives their cookies to other faults.
+    /// The channel is a fault file of the kernel. It aborts the faults of a device itself when the
+    /// page table of the device is replaced or taken away, and gives their cookies to other faults.
     pub fn set_kernel_channel(&mut self, channel: u32) {
         let Some(index) = self.channels.find(channel) else {
             return;
@@ -18,9 +19,10 @@ impl<O: Observer> Core<O> {
         }
     }
 
-    /// The front end is about to change the page table of `device`. Until [`Core::unhold`] there are no answers for
-    /// its channel, and the channel does not want to be read: a cookie that the kernel frees meanwhile is neither
-    /// answered nor met again. What the guest answers is kept. A drain does not end.
+    /// The front end is about to change the page table of `device`. Until [`Core::unhold`] there
+    /// are no answers for its channel, and the channel does not want to be read: a cookie that the
+    /// kernel frees meanwhile is neither answered nor met again. What the guest answers is kept. A
+    /// drain does not end.
     pub fn hold(&mut self, device: u32, now_ns: u64) -> Result<(), HoldError> {
         let state = self
             .devices
@@ -42,8 +44,9 @@ impl<O: Observer> Core<O> {
         Ok(())
     }
 
-    /// The page table of `device` has been changed. `aborted`: the kernel has aborted every fault of the device, so
-    /// those that are known here are forgotten; otherwise they go on as if nothing had been.
+    /// The page table of `device` has been changed. `aborted`: the kernel has aborted every fault
+    /// of the device, so those that are known here are forgotten; otherwise they go on as if
+    /// nothing had been.
     pub fn unhold(&mut self, device: u32, aborted: bool, now_ns: u64) -> Result<(), HoldError> {
         let state = self
             .devices
@@ -79,7 +82,8 @@ impl<O: Observer> Core<O> {
         Ok(())
     }
 
-    /// A record of `device` that found no room in `channel` is gone, with what the kernel has aborted.
+    /// A record of `device` that found no room in `channel` is gone, with what the kernel has
+    /// aborted.
     fn forget_refused(&mut self, channel: u32, device: u32) {
         match self.channels.get(channel).and_then(|slot| slot.blocked) {
             Some(Blocked::Faults { device: other }) if other != device => {}
@@ -90,8 +94,8 @@ impl<O: Observer> Core<O> {
         }
     }
 
-    /// Forgets the group that has a cookie which came again ([`super::FaultError::Stale`]). Its answer, if it has one,
-    /// must not be on its way.
+    /// Forgets the group that has a cookie which came again ([`super::FaultError::Stale`]). Its
+    /// answer, if it has one, must not be on its way.
     pub fn forget_stale(&mut self, channel: u32, cookie: u32, now_ns: u64) {
         let stale = self
             .channels

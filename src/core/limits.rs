@@ -12,8 +12,8 @@ pub struct Limits {
     pub max_pending: u32,
     /// Faults that can be outstanding, 1 to [`Limits::FAULTS_MAX`].
     pub max_faults: u32,
-    /// Faults that a device without a limit of its own can have outstanding, up to [`Limits::FAULTS_MAX`];
-    /// 0: its fair share of `max_faults`.
+    /// Faults that a device without a limit of its own can have outstanding, up to
+    /// [`Limits::FAULTS_MAX`]; 0: its fair share of `max_faults`.
     pub max_device_faults: u32,
 }
 
@@ -46,8 +46,8 @@ impl Limits {
         Ok(())
     }
 
-    /// The most faults that a device without a limit of its own may have outstanding while so many devices are
-    /// attached. What the fair shares leave is for the device that is attached next.
+    /// The most faults that a device without a limit of its own may have outstanding while so many
+    /// devices are attached. What the fair shares leave is for the device that is attached next.
     pub(super) fn fault_share(&self, attached: u32) -> u32 {
         match self.max_device_faults {
             0 => (self.max_faults / (attached + 1)).max(1),

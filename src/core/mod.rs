@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The state machine: faults, answers, submissions, drain and replay.
 //!
-//! [`Core`] does no I/O, has no clock and no lock. Whoever owns it (the *shell*) feeds it what was read and takes from
-//! it what is to be written:
+//! [`Core`] does no I/O, has no clock and no lock. Whoever owns it (the *shell*) feeds it what was
+//! read and takes from it what is to be written:
 //!
 //! | From | In | Out |
 //! |---|---|---|
@@ -18,8 +18,9 @@
 //! | state stream | [`Core::restore`] | [`Core::snapshot`] |
 //! | connection | [`Core::rings_reset`], [`Core::reset`] | |
 //!
-//! After every input the shell takes [`Core::wants`] and does what it says: a channel is written or read, [`Core::emit`]
-//! fills the buffers that the event ring has, a timer is armed. Nothing is allocated after [`Core::new`] but in [`Core::snapshot`].
+//! After every input the shell takes [`Core::wants`] and does what it says: a channel is written or
+//! read, [`Core::emit`] fills the buffers that the event ring has, a timer is armed. Nothing is
+//! allocated after [`Core::new`] but in [`Core::snapshot`].
 
 #![forbid(unsafe_code)]
 
@@ -157,8 +158,8 @@ impl<O: Observer> Core<O> {
         })
     }
 
-    /// Makes it unknown to a guest what costs the core more work than usual. `seed` is a random number; without page
-    /// requests outstanding only.
+    /// Makes it unknown to a guest what costs the core more work than usual. `seed` is a random
+    /// number; without page requests outstanding only.
     pub fn set_seed(&mut self, seed: u64) {
         self.faults.set_seed(seed);
     }
@@ -205,9 +206,9 @@ impl<O: Observer> Core<O> {
 
     /// A new connection: both rings count from 1 again. Everything else stays.
     ///
-    /// The front end may not know which of its last submissions arrived. It may send those again, with their tickets,
-    /// before the first new one. Nor is it known whether it has seen the last messages, so that devices that are lost are
-    /// reported again.
+    /// The front end may not know which of its last submissions arrived. It may send those again,
+    /// with their tickets, before the first new one. Nor is it known whether it has seen the last
+    /// messages, so that devices that are lost are reported again.
     pub fn rings_reset(&mut self) {
         self.portal_seq = 0;
         self.event_seq = 0;

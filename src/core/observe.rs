@@ -111,7 +111,8 @@ pub enum Observation {
         command: GuestCommand,
         age_ns: u64,
     },
-    /// A fault was answered INVALID without the guest: its device was reset or detached, or its group was too large.
+    /// A fault was answered INVALID without the guest: its device was reset or detached, or its
+    /// group was too large.
     FaultAborted {
         device: u32,
         sid: u32,

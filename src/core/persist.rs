@@ -38,7 +38,8 @@ impl<O: Observer> Core<O> {
         })
     }
 
-    /// Takes over a state that another back-end saved. Nothing is changed unless all of it is valid.
+    /// Takes over a state that another back-end saved. Nothing is changed unless all of it is
+    /// valid.
     pub fn restore(&mut self, state: &StateData, now_ns: u64) -> Result<(), RestoreError> {
         self.check_restore_allowed()?;
         self.check_devices(state)?;

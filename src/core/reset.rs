@@ -7,8 +7,8 @@ use super::{Core, Counters, Observation, Observer};
 impl<O: Observer> Core<O> {
     /// Everything is as after [`Core::new`], whatever another front end has left behind.
     ///
-    /// All devices are detached. What is left of them is that the answers to their faults, all INVALID, are still to be
-    /// written; these are not counted.
+    /// All devices are detached. What is left of them is that the answers to their faults, all
+    /// INVALID, are still to be written; these are not counted.
     pub fn reset(&mut self, now_ns: u64) {
         // First, or the drain would end with its last device.
         self.drain = Drain::default();

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Events that are no faults to be answered: what a vEVENTQ of the kernel brings, on its way to the guest's event queue.
+//! Events that are no faults to be answered: what a vEVENTQ of the kernel brings, on its way to the
+//! guest's event queue.
 
 use std::collections::VecDeque;
 
 use super::{Core, FaultError, Observation, Observer};
 use crate::wire::{EventHeader, EVENT_RECORD_SIZE};
 
-/// Entries that wait for room in the event ring. The kernel keeps what does not fit, and counts what it cannot keep.
+/// Entries that wait for room in the event ring. The kernel keeps what does not fit, and counts
+/// what it cannot keep.
 const CAPACITY: usize = 1024;
 /// A record can need two entries: itself, and the events lost before it.
 const ENTRIES_PER_RECORD: usize = 2;
@@ -91,9 +93,10 @@ impl<O: Observer> Core<O> {
         self.stage_one.room()
     }
 
-    /// Takes a record of a vEVENTQ that was brought by `device`, and the number of events that the kernel lost before
-    /// it. The record goes to the guest as it is; one that does not belong to an attached device, or that claims to
-    /// be a stall, is dropped. Only call this with [`Core::event_room`].
+    /// Takes a record of a vEVENTQ that was brought by `device`, and the number of events that the
+    /// kernel lost before it. The record goes to the guest as it is; one that does not belong to an
+    /// attached device, or that claims to be a stall, is dropped. Only call this with
+    /// [`Core::event_room`].
     pub fn stage_one_event(
         &mut self,
         brought_by: u32,

@@ -28,7 +28,8 @@ impl<O: Observer> Core<O> {
         }
     }
 
-    /// What the status block says after a step at `now_ns`. Its `seq` and `size` belong to whoever writes it.
+    /// What the status block says after a step at `now_ns`. Its `seq` and `size` belong to whoever
+    /// writes it.
     pub fn status(&self, now_ns: u64) -> StatusBlock {
         let oldest = self.faults.oldest(now_ns);
         StatusBlock {

@@ -142,7 +142,8 @@ impl<O: Observer> Core<O> {
                 size: submission.size.get(),
             });
         }
-        // The attach channel is not ordered with this ring: the device may have been detached after its submission.
+        // The attach channel is not ordered with this ring: the device may have been detached after
+        // its submission.
         let attached = self.devices.get(device).is_some();
         if attached && self.pending.is_full() {
             return Err(PortalError::Credit {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the core wants done.
 //!
-//! After each step the shell takes [`Core::wants`], once, and does what it says. It need not ask for
-//! anything: what is not in there is not wanted. A job is handed out to one thread only; what comes up
-//! while that thread is at it becomes a job of its next step, so that two threads neither write the same
-//! answers nor read the same channel to no purpose.
+//! After each step the shell takes [`Core::wants`], once, and does what it says. It need not ask
+//! for anything: what is not in there is not wanted. A job is handed out to one thread only; what
+//! comes up while that thread is at it becomes a job of its next step, so that two threads neither
+//! write the same answers nor read the same channel to no purpose.
 
 use super::channel_table::{ReadJob, WriteJob};
 use super::{Core, Observer};
@@ -16,8 +16,8 @@ pub enum Job {
     Write(u32),
     /// Close it: it has neither devices nor answers to be written any more.
     Close(u32),
-    /// Read it until it is empty, whether poll reports it or not: there was no room for its faults and
-    /// now there is, or a drain must know that nothing is left in it.
+    /// Read it until it is empty, whether poll reports it or not: there was no room for its faults
+    /// and now there is, or a drain must know that nothing is left in it.
     Read(u32),
     /// There is room again for the records of the vEVENTQs.
     ReadRecords,

@@ -32,8 +32,9 @@ pub struct Companions<'a> {
     pub fault_fd: Option<BorrowedFd<'a>>,
     /// A vEVENTQ of the device's vIOMMU, one for each fault channel.
     pub veventq: Option<BorrowedFd<'a>>,
-    /// A pidfd of the process that owns the devices of a new channel. When that process ends, the kernel aborts their
-    /// faults, which shows nowhere else: the back-end then gives up the channel by itself.
+    /// A pidfd of the process that owns the devices of a new channel. When that process ends, the
+    /// kernel aborts their faults, which shows nowhere else: the back-end then gives up the channel
+    /// by itself.
     pub owner: Option<BorrowedFd<'a>>,
     /// Whether another back-end may have read faults from the new channel: they are aborted first.
     pub recover: bool,
@@ -70,7 +71,8 @@ impl AttachChannel {
         self.attach_with(attachment, &companions).map(|_| ())
     }
 
-    /// The same with whatever else belongs to the device. The result is what the back-end has to say about it.
+    /// The same with whatever else belongs to the device. The result is what the back-end has to
+    /// say about it.
     pub fn attach_with(
         &mut self,
         attachment: &Attachment,
@@ -98,20 +100,22 @@ impl AttachChannel {
         self.request(packet, &fds)
     }
 
-    /// Detaches a device. A reply means that nothing more will be written for it to its fault channel.
+    /// Detaches a device. A reply means that nothing more will be written for it to its fault
+    /// channel.
     pub fn detach(&mut self, device: u32) -> Result<(), FrontendError> {
         let packet = AttachPacket::new::<[u8; 0]>(AttachType::Detach, device, &[]);
         self.request(packet, &[]).map(|_| ())
     }
 
-    /// Tells that the page table of a device is about to change. A reply means that the back-end answers none of the
-    /// faults of the device's channel until [`Self::unhold`].
+    /// Tells that the page table of a device is about to change. A reply means that the back-end
+    /// answers none of the faults of the device's channel until [`Self::unhold`].
     pub fn hold(&mut self, device: u32) -> Result<(), FrontendError> {
         let packet = AttachPacket::new::<[u8; 0]>(AttachType::Hold, device, &[]);
         self.request(packet, &[]).map(|_| ())
     }
 
-    /// Tells that the page table has been changed, by which the kernel has aborted all faults of the device, or not.
+    /// Tells that the page table has been changed, by which the kernel has aborted all faults of
+    /// the device, or not.
     pub fn unhold(&mut self, device: u32, aborted: bool) -> Result<(), FrontendError> {
         let payload = UnholdRequest {
             aborted: U32::new(aborted.into()),
@@ -120,7 +124,8 @@ impl AttachChannel {
         self.request(packet, &[]).map(|_| ())
     }
 
-    /// Hands over memory that both sides share. A reply means that it tells the back-end's status from now on.
+    /// Hands over memory that both sides share. A reply means that it tells the back-end's status
+    /// from now on.
     pub fn share_memory(&mut self, memory: &SharedMemory) -> Result<(), FrontendError> {
         let packet = AttachPacket::new(AttachType::SharedMemory, DEVICE_NONE, &memory.request());
         self.request(packet, &[memory.as_fd()]).map(|_| ())

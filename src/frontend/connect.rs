@@ -29,8 +29,8 @@ use crate::wire::{
 const CONFIG_LEN: u32 = CONFIG_SIZE as u32;
 
 impl Frontend {
-    /// Connects to the socket of a back-end and starts the rings. What another front end has left there stays:
-    /// [`Self::reset_backend`].
+    /// Connects to the socket of a back-end and starts the rings. What another front end has left
+    /// there stays: [`Self::reset_backend`].
     pub fn connect(path: impl AsRef<Path>, options: &Options) -> Result<Self, FrontendError> {
         let stream = UnixStream::connect(path)
             .map_err(FrontendError::system("cannot connect to the back-end"))?;
@@ -115,13 +115,13 @@ impl Frontend {
         Ok(frontend)
     }
 
-    /// Makes the back-end as it was when its process started, whatever this front end or one before it has left there:
-    /// devices are detached, their faults answered INVALID, the queue is empty, the next ticket is 0, the phase is
-    /// RUNNING. The attach channel is closed.
+    /// Makes the back-end as it was when its process started, whatever this front end or one before
+    /// it has left there: devices are detached, their faults answered INVALID, the queue is empty,
+    /// the next ticket is 0, the phase is RUNNING. The attach channel is closed.
     ///
-    /// A VMM with a new VM does this between [`Self::negotiate`] and [`Self::start`]. One that has lost its connection and
-    /// goes on with the same VM must not do it. The rings must be stopped; they are new ones afterwards, and so are
-    /// [`Self::event_fd`] and [`Self::portal_fd`].
+    /// A VMM with a new VM does this between [`Self::negotiate`] and [`Self::start`]. One that has
+    /// lost its connection and goes on with the same VM must not do it. The rings must be stopped;
+    /// they are new ones afterwards, and so are [`Self::event_fd`] and [`Self::portal_fd`].
     pub fn reset_backend(&mut self) -> Result<(), FrontendError> {
         self.require_stopped()?;
         let (memory, portal, events) = new_rings(self.options.queue_size)?;

@@ -29,8 +29,8 @@ pub enum Event {
     DrainFailed(DrainFailed),
     /// Everything has been replayed.
     Released(Released),
-    /// The kernel had no room for so many events of the devices behind the vEVENTQ that `device` brought. The guest's
-    /// event queue has an overflow flag for that.
+    /// The kernel had no room for so many events of the devices behind the vEVENTQ that `device`
+    /// brought. The guest's event queue has an overflow flag for that.
     EventsLost {
         /// The device that was attached with the vEVENTQ.
         device: u32,

@@ -70,7 +70,8 @@ impl Frontend {
         self.send(MessageType::Release, DEVICE_NONE, &payload)
     }
 
-    /// Tells that the guest has reset a device. See [`Self::reset_backend`] for all that the back-end has.
+    /// Tells that the guest has reset a device. See [`Self::reset_backend`] for all that the
+    /// back-end has.
     pub fn reset(&mut self, device: u32) -> Result<u64, FrontendError> {
         self.send::<[u8; 0]>(MessageType::Reset, device, &[])
     }
@@ -93,13 +94,14 @@ impl Frontend {
         }
     }
 
-    /// Readable when there may be a [`Self::next_event`]. Edge-triggered users must call that until it says `None`.
+    /// Readable when there may be a [`Self::next_event`]. Edge-triggered users must call that until
+    /// it says `None`.
     pub fn event_fd(&self) -> &EventFd {
         self.events.call_fd()
     }
 
-    /// Readable when portal messages have taken effect. The back-end is only asked to tell of it from now on: most
-    /// messages need nobody to be woken.
+    /// Readable when portal messages have taken effect. The back-end is only asked to tell of it
+    /// from now on: most messages need nobody to be woken.
     pub fn portal_fd(&mut self) -> Result<&EventFd, FrontendError> {
         self.portal_calls = true;
         self.portal.want_calls(true)?;

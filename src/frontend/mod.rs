@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A front end: what a VMM does to use a vhost-user-vsva back-end.
 //!
-//! The VMM is the virtio driver of both rings, which live in a memfd of this module: the back-end never sees guest
-//! memory. A typical life:
+//! The VMM is the virtio driver of both rings, which live in a memfd of this module: the back-end
+//! never sees guest memory. A typical life:
 //!
 //! ```no_run
 //! use std::os::fd::AsFd;
@@ -29,7 +29,8 @@
 //! }
 //! ```
 //!
-//! Nothing here waits for the guest. What waits for the back-end is bounded by [`Options::timeout`].
+//! Nothing here waits for the guest. What waits for the back-end is bounded by
+//! [`Options::timeout`].
 
 #![forbid(unsafe_code)]
 

@@ -94,8 +94,8 @@ pub struct Used {
 
 /// One ring as its driver sees it.
 ///
-/// [`super::Frontend`] is what a VMM uses. The parts here are public so that tests of a back-end can make rings that
-/// no proper driver makes.
+/// [`super::Frontend`] is what a VMM uses. The parts here are public so that tests of a back-end
+/// can make rings that no proper driver makes.
 pub struct Ring {
     memory: GuestMemoryMmap,
     layout: Layout,
@@ -235,7 +235,8 @@ impl Ring {
             .map_err(memory_error)
     }
 
-    /// Says whether the back-end is to call when it has used chains. It may have used some just before.
+    /// Says whether the back-end is to call when it has used chains. It may have used some just
+    /// before.
     pub fn want_calls(&self, wanted: bool) -> Result<(), FrontendError> {
         let flags = if wanted { 0 } else { AVAIL_F_NO_INTERRUPT };
         self.memory
@@ -272,7 +273,8 @@ impl Ring {
             .map_err(FrontendError::system("cannot kick"))
     }
 
-    /// The next chain that the back-end has used. When there is none, [`Self::call_fd`] has been cleared.
+    /// The next chain that the back-end has used. When there is none, [`Self::call_fd`] has been
+    /// cleared.
     pub fn reap(&mut self) -> Result<Option<Used>, FrontendError> {
         if let Some(used) = self.next_used()? {
             return Ok(Some(used));

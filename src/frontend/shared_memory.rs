@@ -26,7 +26,8 @@ use crate::{
 const SIZE: u64 = MEMORY_SIZE_MIN;
 const STATUS_OFFSET: usize = MEMORY_HEADER_SIZE;
 
-/// Memory for [`super::AttachChannel::share_memory`]. It can be read at any time, also when the back-end has ended.
+/// Memory for [`super::AttachChannel::share_memory`]. It can be read at any time, also when the
+/// back-end has ended.
 pub struct SharedMemory {
     file: Arc<File>,
     generation: u64,
@@ -68,8 +69,9 @@ impl SharedMemory {
         })
     }
 
-    /// What the back-end has last said; `None` if it has ended while it wrote. The values are not to be relied upon,
-    /// they are the back-end's. Before the memory has been handed over everything is 0.
+    /// What the back-end has last said; `None` if it has ended while it wrote. The values are not
+    /// to be relied upon, they are the back-end's. Before the memory has been handed over
+    /// everything is 0.
     pub fn status(&self) -> Option<StatusBlock> {
         self.status.load()
     }

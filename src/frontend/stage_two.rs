@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Tells the faults of the guest's own stage 1 from those of the VMM's stage 2.
 //!
-//! The kernel's fault record has neither the event number nor the stage, class or IPA that the SMMU reported, so the
-//! back-end says F_TRANSLATION of stage 1 for each. A fault of stage 2 must not be passed off as the guest's: the guest
-//! would find nothing to do, answer with a retry, and fault again for ever. Only the VMM can tell, as only it sees the
-//! guest's memory: it walks the guest's stage-1 tables for the event and asks the filter what to do.
+//! The kernel's fault record has neither the event number nor the stage, class or IPA that the SMMU
+//! reported, so the back-end says F_TRANSLATION of stage 1 for each. A fault of stage 2 must not be
+//! passed off as the guest's: the guest would find nothing to do, answer with a retry, and fault
+//! again for ever. Only the VMM can tell, as only it sees the guest's memory: it walks the guest's
+//! stage-1 tables for the event and asks the filter what to do.
 
 use crate::wire::EventRecord;
 
@@ -18,8 +19,8 @@ pub enum Verdict {
     Deliver,
     /// The guest has mapped the page since: answer with a retry in its place.
     Retry,
-    /// The guest's tables allow the access and it faults all the same: the fault is of stage 2. Answer with an abort,
-    /// do not show it to the guest, and tell the operator of the host.
+    /// The guest's tables allow the access and it faults all the same: the fault is of stage 2.
+    /// Answer with an abort, do not show it to the guest, and tell the operator of the host.
     Abort,
 }
 
@@ -40,8 +41,8 @@ impl Default for StageTwoFilter {
 }
 
 impl StageTwoFilter {
-    /// Judges an event. `stage_one_allows`: a walk of the guest's stage-1 tables, made now, finds a translation that
-    /// permits the access.
+    /// Judges an event. `stage_one_allows`: a walk of the guest's stage-1 tables, made now, finds a
+    /// translation that permits the access.
     pub fn judge(&mut self, event: &EventRecord, stage_one_allows: bool) -> Verdict {
         // A retry comes with a new STAG.
         let key = EventRecord { stag: 0, ..*event };

@@ -46,7 +46,8 @@ impl Frontend {
         written.map_err(FrontendError::system("cannot write the state"))
     }
 
-    /// Begins a transfer (SET_DEVICE_STATE_FD); the result is the channel that the back-end wants instead of `fd`.
+    /// Begins a transfer (SET_DEVICE_STATE_FD); the result is the channel that the back-end wants
+    /// instead of `fd`.
     pub fn transfer(
         &mut self,
         direction: VhostTransferStateDirection,

@@ -31,7 +31,8 @@ struct Said {
 }
 
 impl Limit {
-    /// Whether `site` may speak now; if so, how many messages of it were suppressed since it last did.
+    /// Whether `site` may speak now; if so, how many messages of it were suppressed since it last
+    /// did.
     pub fn admit(&self, site: Site, now: Instant) -> Option<u64> {
         let mut sites = lock(&self.0);
         let said = sites.entry(site).or_insert(Said {

@@ -2,10 +2,10 @@
 
 //! The messages for people, on stderr.
 //!
-//! Whoever reads stderr may stop to: a full pipe must not hold the thread that has something to say.
-//! So messages go into a bounded queue, and a thread of their own writes them. What finds no room is
-//! counted, and so is what one place in the program says too often (`limit`): a hostile guest, front
-//! end or device can make it repeat itself without end.
+//! Whoever reads stderr may stop to: a full pipe must not hold the thread that has something to
+//! say. So messages go into a bounded queue, and a thread of their own writes them. What finds no
+//! room is counted, and so is what one place in the program says too often (`limit`): a hostile
+//! guest, front end or device can make it repeat itself without end.
 
 mod limit;
 mod queue;

@@ -63,7 +63,8 @@ pub fn enter(
         what,
         reason: reason.to_string(),
     };
-    // Before Linux 6.4 rustix opens /proc/self/auxv when it looks for the vDSO, at the first use of a clock.
+    // Before Linux 6.4 rustix opens /proc/self/auxv when it looks for the vDSO, at the first use of
+    // a clock.
     let _ = clock_gettime(ClockId::Monotonic);
     set_no_new_privs(true).map_err(|e| failed("no_new_privs", &e))?;
     if mode == SandboxMode::Landlock {

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The state stream: plain data to bytes and back.
 //!
-//! [`StateData`] is untrusted: it only says what the bytes said. [`crate::core::Core::restore`] judges it.
+//! [`StateData`] is untrusted: it only says what the bytes said. [`crate::core::Core::restore`]
+//! judges it.
 //!
-//! A stream is read in this order: the header is checked, then as many bytes as it announces are read (memory grows
-//! with what arrives, not with what is announced), then their checksum is checked, and only then they are parsed.
+//! A stream is read in this order: the header is checked, then as many bytes as it announces are
+//! read (memory grows with what arrives, not with what is announced), then their checksum is
+//! checked, and only then they are parsed.
 
 #![forbid(unsafe_code)]
 

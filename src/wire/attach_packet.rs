@@ -34,7 +34,8 @@ pub struct AttachPacket {
     pub device: U32,
     /// Chosen by the requester, echoed in the reply.
     pub seq: U32,
-    /// [`ATTACH_FLAG_PRI`], [`ATTACH_FLAG_VEVENTQ`], [`ATTACH_FLAG_OWNER`], [`ATTACH_FLAG_RECOVER`].
+    /// [`ATTACH_FLAG_PRI`], [`ATTACH_FLAG_VEVENTQ`], [`ATTACH_FLAG_OWNER`],
+    /// [`ATTACH_FLAG_RECOVER`].
     pub flags: U32,
     /// Depends on the type.
     pub payload: [u8; PAYLOAD_SIZE],

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Records of a fault channel: the kernel's `struct iommu_hwpt_pgfault` and `struct iommu_hwpt_page_response`.
+//! Records of a fault channel: the kernel's `struct iommu_hwpt_pgfault` and `struct
+//! iommu_hwpt_page_response`.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 

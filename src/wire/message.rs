@@ -208,7 +208,8 @@ pub struct DrainFailed {
     pub flags: U32,
     /// Answers that devices have not taken.
     pub untaken: U32,
-    /// A device that has not taken its answers, [`DEVICE_NONE`] if it is detached; only if `untaken` is not 0.
+    /// A device that has not taken its answers, [`DEVICE_NONE`] if it is detached; only if
+    /// `untaken` is not 0.
     pub untaken_device: U32,
 }
 

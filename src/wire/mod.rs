@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Records that cross a boundary of the process, byte for byte.
 //!
-//! Every type here has a fixed size, no padding and little-endian fields, so that any bytes of the right length are a
-//! valid value: reading one cannot fail, judging it is the business of [`crate::core`]. `docs/protocol.md` describes
-//! each record.
+//! Every type here has a fixed size, no padding and little-endian fields, so that any bytes of the
+//! right length are a valid value: reading one cannot fail, judging it is the business of
+//! [`crate::core`]. `docs/protocol.md` describes each record.
 
 #![forbid(unsafe_code)]
 

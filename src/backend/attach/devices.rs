@@ -179,14 +179,14 @@ impl Shell {
             .map_err(|e| AttachFailure::Descriptor(FdRole::Faults, e))
     }
 
-    /// Detaches a device. When this returns, all its faults have been answered, as far as the channel
-    /// takes answers.
+    /// Detaches a device. When this returns, all its faults have been answered, as far as the
+    /// channel takes answers.
     pub fn detach(&self, device: u32) -> Result<(), DetachError> {
         self.act(|core, now| core.detach(device, now))
     }
 
-    /// The front end is about to change the page table of a device. When this returns, its channel is neither read
-    /// nor written until [`Self::unhold`].
+    /// The front end is about to change the page table of a device. When this returns, its channel
+    /// is neither read nor written until [`Self::unhold`].
     pub fn hold(&self, device: u32) -> Result<(), HoldError> {
         let (channel, _) = self.channel_of(device)?;
         channel

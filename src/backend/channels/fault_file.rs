@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One fault channel: a fault file of the kernel's iommufd, or a socket that carries the same bytes.
+//! One fault channel: a fault file of the kernel's iommufd, or a socket that carries the same
+//! bytes.
 //!
 //! The two differ in how "empty", "full" and "gone" look. That is all this file knows; what a fault
 //! means is the state machine's business.
@@ -62,7 +63,8 @@ pub trait FaultSink {
     /// Why a fault was not taken.
     type Error;
 
-    /// Takes faults in order and says how many; with an error, the one after those is offered again.
+    /// Takes faults in order and says how many; with an error, the one after those is offered
+    /// again.
     fn take(&mut self, faults: &[PgFault]) -> (usize, Result<(), Self::Error>);
 
     /// Everything that there was has been read.
@@ -82,8 +84,8 @@ pub trait AnswerSource {
     /// The first `count` were taken by the peer: they must not come again. Then as [`Self::peek`].
     fn written(&mut self, count: usize, answers: &mut [PageResponse]) -> usize;
 
-    /// The first was refused by the kernel, which had aborted the fault itself: it must not come again. Then as
-    /// [`Self::peek`].
+    /// The first was refused by the kernel, which had aborted the fault itself: it must not come
+    /// again. Then as [`Self::peek`].
     fn aborted(&mut self, answers: &mut [PageResponse]) -> usize;
 }
 
@@ -241,9 +243,9 @@ impl FaultFile {
 
     /// Writes the answers of `source` until there are none or the peer takes no more.
     ///
-    /// Only one thread is in here at a time, so what is offered, written and struck out stays in step:
-    /// an answer is never written twice. When this returns `Done`, no answer that existed before the call
-    /// is still on its way.
+    /// Only one thread is in here at a time, so what is offered, written and struck out stays in
+    /// step: an answer is never written twice. When this returns `Done`, no answer that existed
+    /// before the call is still on its way.
     pub fn write(&self, source: &mut impl AnswerSource) -> WriteEnd {
         let mut writer = lock(&self.writer);
         let mut answers = [PageResponse::new_zeroed(); WRITE_BATCH];
@@ -259,8 +261,8 @@ impl FaultFile {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return WriteEnd::Blocked,
-                // The kernel stops before the first answer that it does not take, and says so in the
-                // next call: this is about the first one only.
+                // The kernel stops before the first answer that it does not take, and says so in
+                // the next call: this is about the first one only.
                 Err(e) if self.kind == ChannelKind::Kernel && is_einval(&e) => {
                     count = source.aborted(&mut answers);
                 }
@@ -276,8 +278,8 @@ impl FaultFile {
         f()
     }
 
-    /// Drops the faults of a device that were read but not taken, and runs `f`, all while no other thread reads or
-    /// writes.
+    /// Drops the faults of a device that were read but not taken, and runs `f`, all while no other
+    /// thread reads or writes.
     pub fn discard<R>(&self, dev_id: u32, f: impl FnOnce() -> R) -> R {
         let mut reader = self.lock_reader();
         reader.discard(dev_id);
@@ -301,8 +303,8 @@ impl FaultFile {
     }
 }
 
-/// Refuses an anonymous inode that is no fault file: only the kernel's iommufd_fault_fops_read() answers
-/// a size that is no multiple of a record's with ESPIPE. Nothing is taken from the file.
+/// Refuses an anonymous inode that is no fault file: only the kernel's iommufd_fault_fops_read()
+/// answers a size that is no multiple of a record's with ESPIPE. Nothing is taken from the file.
 fn check_fault_file(fd: BorrowedFd<'_>) -> io::Result<()> {
     // What is none may block: O_NONBLOCK is the front end's to clear.
     match guard::bounded(|| rustix::io::read(fd, &mut [0; 1])) {

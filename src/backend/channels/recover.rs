@@ -2,8 +2,9 @@
 
 //! Faults that a former back-end has read from a fault file of the kernel and not answered.
 //!
-//! The kernel does not hand them out again and cannot list them. It gives their cookies, though, in a known way: the
-//! lowest that is free, from 1. So they are found by answering every cookie that a back-end can have held.
+//! The kernel does not hand them out again and cannot list them. It gives their cookies, though, in
+//! a known way: the lowest that is free, from 1. So they are found by answering every cookie that a
+//! back-end can have held.
 
 use std::{io, os::fd::AsFd};
 

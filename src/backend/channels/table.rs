@@ -2,8 +2,8 @@
 
 //! The channels that are open. They are opened and closed here, and nowhere else.
 //!
-//! A channel is open from the ATTACH that brings its descriptor until the core has no more use for it
-//! ([`crate::core::Job::Close`]), or until it ends, breaks, or loses its owner.
+//! A channel is open from the ATTACH that brings its descriptor until the core has no more use for
+//! it ([`crate::core::Job::Close`]), or until it ends, breaks, or loses its owner.
 
 use std::{
     collections::BTreeMap,
@@ -162,7 +162,8 @@ impl ChannelTable {
             first
         });
         if first {
-            // Its owner closes it when the VM ends. A front end that goes on hears of it by DEVICE_LOST.
+            // Its owner closes it when the VM ends. A front end that goes on hears of it by
+            // DEVICE_LOST.
             let level = match reason {
                 LostReason::Ended => log::Level::Info,
                 _ => log::Level::Error,
@@ -172,7 +173,8 @@ impl ChannelTable {
         }
     }
 
-    /// Closes a channel if the core does not know it any more, or if another thread is about to close it.
+    /// Closes a channel if the core does not know it any more, or if another thread is about to
+    /// close it.
     pub fn close_if_unused(&self, number: u32) {
         let Some(channel) = self.find(number) else {
             return;
@@ -209,7 +211,8 @@ impl ChannelTable {
         }
     }
 
-    /// Refuses the other end of a connection to this process: held here, it would not end when the front end does.
+    /// Refuses the other end of a connection to this process: held here, it would not end when the
+    /// front end does.
     fn check_not_own(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         let peer = getpeername(fd).ok().flatten();
         if peer.is_some() && peer.as_ref() == self.own_address.get() {

@@ -77,7 +77,8 @@ impl ChannelTable {
                 ReadEnd::Refused(FaultError::NoRoom { .. }) | ReadEnd::Unwanted
             );
             channel.block_reads(unwanted, &self.poller);
-            // Another thread may have made room, and read, just before it was said that there is none.
+            // Another thread may have made room, and read, just before it was said that there is
+            // none.
             if !unwanted || !sink.wanted() {
                 break end;
             }
@@ -99,8 +100,8 @@ impl ChannelTable {
         false
     }
 
-    /// Writes the answers that there are. When this returns none that existed before is on its way, unless the socket
-    /// takes no more.
+    /// Writes the answers that there are. When this returns none that existed before is on its way,
+    /// unless the socket takes no more.
     pub fn write(&self, channel: &OpenChannel) {
         let mut source = Source {
             core: &self.core,
@@ -226,8 +227,9 @@ impl FaultSink for Sink<'_> {
 impl Sink<'_> {
     /// Takes a fault whose cookie the core has not given up.
     ///
-    /// A cookie can come again as soon as its answer has been taken; the thread that wrote the answer may not have told
-    /// the core yet. With that thread out of the way it is clear what the cookie means.
+    /// A cookie can come again as soon as its answer has been taken; the thread that wrote the
+    /// answer may not have told the core yet. With that thread out of the way it is clear what the
+    /// cookie means.
     fn retake(&self, fault: &PgFault) -> Result<(), FaultError> {
         let number = self.channel.number;
         self.channel.faults.writer_at_rest(|| {

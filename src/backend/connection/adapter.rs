@@ -57,7 +57,8 @@ pub struct Adapter {
     link: Arc<Link>,
     /// The rings' memory, once it has been checked; the library's own is not looked at.
     memory: Memory,
-    /// Held while chains of the portal ring are being worked on; GET_VRING_BASE and RESET_DEVICE wait for it.
+    /// Held while chains of the portal ring are being worked on; GET_VRING_BASE and RESET_DEVICE
+    /// wait for it.
     portal: Mutex<Vec<PortalChain>>,
     rings: OnceLock<Rings>,
     /// Told when the worker knows its connection.
@@ -183,7 +184,8 @@ impl VhostUserBackend for Adapter {
 
     fn reset_device(&self) {
         self.link.request("RESET_DEVICE");
-        // Both rings are disabled. Held, so that no message that was taken before is still being worked on.
+        // Both rings are disabled. Held, so that no message that was taken before is still being
+        // worked on.
         let _portal = lock(&self.portal);
         self.link.transfer.cancel();
         self.backend.reset();

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! One connection of a front end, served by the vhost-user library. Device, faults and queue outlive it.
+//! One connection of a front end, served by the vhost-user library. Device, faults and queue
+//! outlive it.
 //!
-//! Whatever ends a thread of it ends the connection ([`Link`]), and the end waits for nothing that a
-//! peer can hold for long.
+//! Whatever ends a thread of it ends the connection ([`Link`]), and the end waits for nothing that
+//! a peer can hold for long.
 
 mod adapter;
 mod memory;

@@ -2,9 +2,9 @@
 
 //! The event log: what happened when, one JSON object a line.
 //!
-//! Threads only put plain records into a bounded buffer; a thread that does nothing else formats and
-//! writes them, so that a slow disk or the reader of a FIFO holds nobody. Without a log file a record
-//! costs one branch.
+//! Threads only put plain records into a bounded buffer; a thread that does nothing else formats
+//! and writes them, so that a slow disk or the reader of a FIFO holds nobody. Without a log file a
+//! record costs one branch.
 
 use std::{
     fs::File,

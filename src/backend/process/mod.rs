@@ -177,7 +177,8 @@ fn open_log_file(path: &Path) -> io::Result<File> {
 
 /// Sees to it that as many devices as are allowed can be attached.
 fn raise_descriptor_limit(limits: Limits) {
-    // Fault channel, vEVENTQ and owner of each device; the rest of the program needs less than the second number.
+    // Fault channel, vEVENTQ and owner of each device; the rest of the program needs less than the
+    // second number.
     let needed = u64::from(limits.max_devices) * 3 + 128;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {

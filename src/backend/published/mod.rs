@@ -32,8 +32,8 @@ impl SharedCore {
         SharedCore(Mutex::new(Published { core, memory: None }))
     }
 
-    /// Makes a step. What the core wants after it is done by whoever takes [`Self::wants`] next: the thread that made
-    /// the step does so when it is through.
+    /// Makes a step. What the core wants after it is done by whoever takes [`Self::wants`] next:
+    /// the thread that made the step does so when it is through.
     pub fn step<R>(&self, step: impl FnOnce(&mut LoggedCore, u64) -> R) -> R {
         let now_ns = now_ns();
         let mut this = self.lock();

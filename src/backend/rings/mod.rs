@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The device side of the two rings: 64-byte messages in descriptor chains of exactly one descriptor.
+//! The device side of the two rings: 64-byte messages in descriptor chains of exactly one
+//! descriptor.
 //!
 //! A ring is only touched with its lock held and while it is ready, so nothing is used or signalled
 //! any more once GET_VRING_BASE has made it not ready.
@@ -144,8 +145,8 @@ impl Rings {
         self.starving.load(Ordering::Relaxed)
     }
 
-    /// Takes at most `limit` chains of the portal ring; the front end need not kick until an attempt
-    /// has found none.
+    /// Takes at most `limit` chains of the portal ring; the front end need not kick until an
+    /// attempt has found none.
     pub fn take(&self, limit: usize, chains: &mut Vec<PortalChain>) {
         chains.clear();
         let memory = self.memory.memory();
@@ -182,10 +183,11 @@ impl Rings {
         self.pending_call(wanted.then(|| self.portal.call()).flatten())
     }
 
-    /// Moves the `waiting` messages to the event ring as far as it has buffers, and at most as many as it has in all.
+    /// Moves the `waiting` messages to the event ring as far as it has buffers, and at most as many
+    /// as it has in all.
     ///
-    /// `fill` writes messages into the first of the buffers that it is given, and says how many those were and how many
-    /// messages wait then.
+    /// `fill` writes messages into the first of the buffers that it is given, and says how many
+    /// those were and how many messages wait then.
     pub fn deliver(
         &self,
         mut waiting: usize,
@@ -280,8 +282,8 @@ fn next_head(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> Option<
     }
 }
 
-/// Takes buffers until `buffers` is full, and says how many there were. A chain that is none is given back if it is the
-/// first, and then there are none; else it is left for the next time.
+/// Takes buffers until `buffers` is full, and says how many there were. A chain that is none is
+/// given back if it is the first, and then there are none; else it is left for the next time.
 fn take_buffers(
     ring: &mut VringState<Memory>,
     memory: &GuestMemoryMmap,

@@ -2,9 +2,10 @@
 
 //! One ring, as the vhost-user library serves it, with eventfds that hold no thread.
 //!
-//! The library's own ring reads a kick with the ring locked, ends the worker for good if a kick is not
-//! there any more, takes whatever file it is given for an eventfd, and answers 0 to a size that it does
-//! not take. Its traits leave room to do better: this is its ring with another way to kick and call.
+//! The library's own ring reads a kick with the ring locked, ends the worker for good if a kick is
+//! not there any more, takes whatever file it is given for an eventfd, and answers 0 to a size that
+//! it does not take. Its traits leave room to do better: this is its ring with another way to kick
+//! and call.
 
 use std::{
     fs::File,
@@ -73,8 +74,9 @@ impl Vring {
         }
     }
 
-    /// Lets the worker, whose epoll instance is `epoll`, be woken by each kick of this ring, which runs, instead of as
-    /// long as there is one: a kick need not be read then. The library registers the ring anew each time it starts.
+    /// Lets the worker, whose epoll instance is `epoll`, be woken by each kick of this ring, which
+    /// runs, instead of as long as there is one: a kick need not be read then. The library
+    /// registers the ring anew each time it starts.
     pub fn wait_for_edges(&self, epoll: RawFd, token: u16) {
         if self.events.edges.load(Ordering::Relaxed) {
             return;

@@ -4,9 +4,9 @@
 //!
 //! It may be a pipe, a socket or a file. O_NONBLOCK is a flag of the open file, which the front end
 //! can clear at any time, so no call relies on it: sockets and newer kernels' pipes can be told for
-//! each call not to wait; else readiness is asked for first, and no more is written than a pipe that
-//! is ready has room for. What may wait nevertheless (a file, or a pipe that a third party empties)
-//! only holds this thread, whose end nobody waits for.
+//! each call not to wait; else readiness is asked for first, and no more is written than a pipe
+//! that is ready has room for. What may wait nevertheless (a file, or a pipe that a third party
+//! empties) only holds this thread, whose end nobody waits for.
 
 use std::{
     io::{self, IoSlice, IoSliceMut, Read},

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::{backend::wait::wake::Wake, lock::lock, state::StateData};
 
-/// By the time of CHECK_DEVICE_STATE the front end has closed its end, so little is left to wait for.
+/// By the time of CHECK_DEVICE_STATE the front end has closed its end, so little is left to wait
+/// for.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// A thread that the front end's descriptor does not block ends at once when it is told to.
 const CANCEL_LIMIT: Duration = Duration::from_secs(1);

@@ -2,10 +2,10 @@
 
 //! An end to system calls that a peer can make block.
 //!
-//! A write to an eventfd blocks while its counter is full, and O_NONBLOCK, which prevents that, is a
-//! flag of the open file: who shares the file can clear it at any time. So such a call is made within
-//! [`bounded`], and the main thread, which waits for nothing else, interrupts it by a signal when it
-//! has lasted from one [`tick`] to the next. While no such call is made nobody ticks.
+//! A write to an eventfd blocks while its counter is full, and O_NONBLOCK, which prevents that, is
+//! a flag of the open file: who shares the file can clear it at any time. So such a call is made
+//! within [`bounded`], and the main thread, which waits for nothing else, interrupts it by a signal
+//! when it has lasted from one [`tick`] to the next. While no such call is made nobody ticks.
 
 use std::{
     cell::OnceCell,

@@ -40,7 +40,8 @@ impl Timer {
         })
     }
 
-    /// Sets it to `deadline`, unless it is. `latest` is asked when it is not, as another thread may know better.
+    /// Sets it to `deadline`, unless it is. `latest` is asked when it is not, as another thread may
+    /// know better.
     pub fn set(&self, deadline: Option<u64>, latest: impl FnOnce() -> Option<u64>) {
         if self.armed.load(Ordering::Relaxed) == deadline.unwrap_or(0) {
             return;

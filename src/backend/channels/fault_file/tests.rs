@@ -660,7 +660,8 @@ fn test_sink_that_wants_nothing_is_offered_nothing() {
     assert_eq!(kernel.0.lock().unwrap().reads, 0);
 }
 
-/// The system calls of [`KernelFile`] and [`StreamSocket`], on files that can be had without an IOMMU.
+/// The system calls of [`KernelFile`] and [`StreamSocket`], on files that can be had without an
+/// IOMMU.
 #[test]
 fn test_system_calls_read_write_and_poll_the_descriptor() {
     let (ours, theirs) = UnixStream::pair().unwrap();

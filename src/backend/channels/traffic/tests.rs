@@ -31,8 +31,8 @@ use crate::{
 
 const HANG: Duration = Duration::from_secs(20);
 
-/// A device that uses a cookie again as soon as it has its answer, and a reader that sees that fault before the
-/// writer knows that the answer was taken.
+/// A device that uses a cookie again as soon as it has its answer, and a reader that sees that
+/// fault before the writer knows that the answer was taken.
 #[derive(Default)]
 struct Reuser {
     rig: OnceLock<(Weak<Shell>, Weak<OpenChannel>)>,
