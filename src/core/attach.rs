@@ -149,7 +149,6 @@ impl<O: Observer> Core<O> {
         for number in 0..self.limits.max_devices {
             let on_channel = |device: &&mut Device| device.channel == index;
             if let Some(device) = self.devices.get_mut(number).filter(on_channel) {
-                device.channel = NIL;
                 device.held = false;
                 device.lost = Some(reason);
                 while let Some(fault) = self.faults.first(&device.faults) {
@@ -160,6 +159,7 @@ impl<O: Observer> Core<O> {
                     let stag = fault.event.stag;
                     self.faults.remove(stag, &mut owners);
                 }
+                self.devices.lose_channel(number);
                 self.devices.set_lost_due(number, true);
             }
         }

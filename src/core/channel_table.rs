@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::fault_table::BY_GROUP;
+use super::index::Index;
 use super::table::{Linked, Links, List, Table, NIL};
 use crate::wire::ResponseCode;
 
@@ -140,6 +141,7 @@ pub(super) enum Blocked {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Channels {
     channels: Box<[Option<Channel>]>,
+    numbers: Index,
     groups: Table<Group>,
     buckets: Box<[u32]>,
     /// Channels that are blocked.
@@ -162,6 +164,7 @@ impl Channels {
         let groups = max_faults + channels;
         Self {
             channels: (0..channels).map(|_| None).collect(),
+            numbers: Index::new(channels),
             groups: Table::new(groups, Group::BLANK),
             buckets: vec![NIL; groups.next_power_of_two() as usize].into_boxed_slice(),
             blocked: 0,
@@ -235,9 +238,7 @@ impl Channels {
     }
 
     pub(super) fn find(&self, number: u32) -> Option<u32> {
-        self.iter()
-            .find(|(_, channel)| channel.number == number)
-            .map(|(index, _)| index)
+        self.numbers.get(number.into())
     }
 
     /// Opens a channel; `None` if there are too many.
@@ -259,6 +260,7 @@ impl Channels {
             groups: List::new(),
             answers: List::new(),
         });
+        self.numbers.insert(number.into(), index);
         Some(index)
     }
 
@@ -487,7 +489,9 @@ impl Channels {
     fn close(&mut self, channel: u32) {
         self.set_blocked(channel, None);
         self.writes.retain(|due| *due != channel);
-        self.channels[channel as usize] = None;
+        if let Some(closed) = self.channels[channel as usize].take() {
+            self.numbers.remove(closed.number.into(), channel);
+        }
     }
 
     fn forget_group(&mut self, index: u32) -> Group {

@@ -2,6 +2,7 @@
 //! Attached devices.
 
 use super::fault_table::{FaultTable, BY_DEVICE};
+use super::index::Index;
 use super::table::{List, NIL};
 use crate::wire::LostReason;
 
@@ -74,10 +75,17 @@ impl Device {
     }
 }
 
+fn dev_id_key(channel: u32, dev_id: u32) -> u64 {
+    u64::from(channel) << 32 | u64::from(dev_id)
+}
+
 /// The devices, by number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Devices {
     slots: Box<[Option<Device>]>,
+    sids: Index,
+    /// By channel and `dev_id`; of those that have not lost their channel.
+    dev_ids: Index,
     attached: u32,
     /// Devices with [`Device::lost_due`].
     lost_due: u32,
@@ -87,6 +95,8 @@ impl Devices {
     pub(super) fn new(max_devices: u32) -> Self {
         Self {
             slots: (0..max_devices).map(|_| None).collect(),
+            sids: Index::new(max_devices),
+            dev_ids: Index::new(max_devices),
             attached: 0,
             lost_due: 0,
         }
@@ -107,9 +117,22 @@ impl Devices {
 
     /// Puts a device in its place, if its number is not too large.
     pub(super) fn insert(&mut self, number: u32, device: Device) {
-        self.set_lost_due(number, false);
+        self.remove(number);
         if let Some(slot) = self.slots.get_mut(number as usize) {
-            self.attached += u32::from(slot.replace(device).is_none());
+            self.sids.insert(device.vsid.into(), number);
+            self.dev_ids
+                .insert(dev_id_key(device.channel, device.dev_id), number);
+            *slot = Some(device);
+            self.attached += 1;
+        }
+    }
+
+    /// The device has lost its channel.
+    pub(super) fn lose_channel(&mut self, number: u32) {
+        if let Some(device) = self.slots.get_mut(number as usize).and_then(Option::as_mut) {
+            let channel = std::mem::replace(&mut device.channel, NIL);
+            self.dev_ids
+                .remove(dev_id_key(channel, device.dev_id), number);
         }
     }
 
@@ -138,8 +161,12 @@ impl Devices {
 
     pub(super) fn remove(&mut self, number: u32) {
         self.set_lost_due(number, false);
+        self.lose_channel(number);
         let slot = self.slots.get_mut(number as usize);
-        self.attached -= u32::from(slot.is_some_and(|slot| slot.take().is_some()));
+        if let Some(device) = slot.and_then(Option::take) {
+            self.sids.remove(device.vsid.into(), number);
+            self.attached -= 1;
+        }
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Device)> {
@@ -155,16 +182,12 @@ impl Devices {
     }
 
     pub(super) fn by_sid(&self, sid: u32) -> Option<u32> {
-        self.iter()
-            .find(|(_, device)| device.vsid == sid)
-            .map(|(number, _)| number)
+        self.sids.get(sid.into())
     }
 
     /// The device that has `dev_id` in the records of the channel with index `channel`.
     pub(super) fn by_dev_id(&self, channel: u32, dev_id: u32) -> Option<u32> {
-        self.iter()
-            .find(|(_, device)| device.channel == channel && device.dev_id == dev_id)
-            .map(|(number, _)| number)
+        self.dev_ids.get(dev_id_key(channel, dev_id))
     }
 
     pub(super) fn on_channel(&self, channel: u32) -> impl Iterator<Item = (u32, &Device)> {

@@ -35,6 +35,7 @@ mod error;
 mod fault_intake;
 mod fault_table;
 mod hold;
+mod index;
 mod limits;
 mod observe;
 mod output;
