@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgAction, Parser, ValueEnum};
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use vhost_user_vsva::{
     core::Limits,
     sandbox::{SandboxMode, SeccompAction},
@@ -13,8 +13,18 @@ use vhost_user_vsva::{
 /// A vhost-user back-end that carries a passed-through device's DMA page faults between the host
 /// and the guest's SMMUv3, and drains them before a migration stops the vCPUs.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "vhost-user-vsva", version, about, long_about = None)]
+#[command(
+    name = "vhost-user-vsva",
+    version,
+    about,
+    long_about = None,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
 pub struct Args {
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Listen on this UNIX socket. Without this and --fd, a socket from systemd is used.
     #[arg(long, value_name = "PATH", conflicts_with = "fd")]
     pub socket_path: Option<PathBuf>,
@@ -26,6 +36,10 @@ pub struct Args {
     /// Serve one connection, and end with it. For whoever starts this program for one front end.
     #[arg(long)]
     pub one_off: bool,
+    /// Make another UNIX socket here, which tells the status and changes nothing. Its mode is 0660. Without this, a
+    /// socket named "status" from systemd is used, if there is one.
+    #[arg(long, value_name = "PATH")]
+    pub status_socket: Option<PathBuf>,
 
     /// Print what this program can do as JSON and exit; every other option is ignored.
     #[arg(long)]
@@ -118,4 +132,31 @@ impl From<Sandbox> for SandboxMode {
             Sandbox::None => Self::None,
         }
     }
+}
+
+/// What else the program does.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Show the status of back-ends that run.
+    Status(StatusArgs),
+}
+
+/// Shows what back-ends of this host are doing.
+#[derive(Clone, Debug, clap::Args)]
+pub struct StatusArgs {
+    /// Print a JSON object: for each VM its status document.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Print it as Prometheus text, for the textfile collector of node_exporter.
+    #[arg(long, conflicts_with = "json")]
+    pub metrics: bool,
+
+    /// Do it again each second until it is ended.
+    #[arg(long)]
+    pub watch: bool,
+
+    /// Status sockets; without any, those of all back-ends of this host: /run/vhost-user-vsva/*.status.sock.
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
 }

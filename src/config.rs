@@ -28,6 +28,8 @@ pub struct Config {
     pub listen: Option<Listen>,
     /// Serve one connection only.
     pub one_off: bool,
+    /// Where the status socket is made; `None`: only if systemd passes one.
+    pub status_socket: Option<PathBuf>,
     /// The event log.
     pub event_log: Option<PathBuf>,
     /// Limits.
@@ -51,6 +53,9 @@ pub enum ConfigError {
     /// The path cannot be a socket's.
     #[error("--socket-path must not be empty")]
     EmptyPath,
+    /// The same of the status socket.
+    #[error("--status-socket must not be empty")]
+    EmptyStatusPath,
     /// There is no socket.
     #[error(
         "No socket: give --socket-path or --fd, or start the program by systemd socket activation"

@@ -5,6 +5,7 @@
 //! - [`core`]: the state machine, without I/O.
 //! - [`state`]: the state stream.
 //! - [`backend`]: the shell around them: sockets, rings, threads.
+//! - [`status`]: what an operator sees of it.
 //! - `frontend` (with the feature of that name): what a VMM does to use it.
 //! - [`sandbox`]: what the process gives up before it talks to anybody.
 
@@ -21,5 +22,6 @@ pub mod messages;
 pub mod sandbox;
 mod seqlock;
 pub mod state;
+pub mod status;
 mod sys;
 pub mod wire;

@@ -8,7 +8,7 @@ mod args;
 
 use std::process::ExitCode;
 
-use args::Args;
+use args::{Args, Command, StatusArgs};
 use clap::Parser;
 use vhost_user_vsva::{
     backend,
@@ -17,6 +17,10 @@ use vhost_user_vsva::{
     error::Error,
     messages,
     state::StateVersion,
+    status::{
+        client::ClientError,
+        command::{show, Format, Status},
+    },
 };
 
 impl TryFrom<Args> for Config {
@@ -36,9 +40,17 @@ impl TryFrom<Args> for Config {
             (None, Some(fd)) => Some(Listen::Fd(fd)),
             (None, None) => None,
         };
+        if args
+            .status_socket
+            .as_ref()
+            .is_some_and(|path| path.as_os_str().is_empty())
+        {
+            return Err(ConfigError::EmptyStatusPath);
+        }
         Ok(Config {
             listen,
             one_off: args.one_off,
+            status_socket: args.status_socket,
             event_log: args.event_log,
             limits,
             migration_blocking: !args.without_migration_blocking,
@@ -58,6 +70,34 @@ fn run(args: Args) -> Result<(), Error> {
     backend::run(&Config::try_from(args)?)
 }
 
+/// Runs a subcommand.
+fn tool(command: Command) -> ExitCode {
+    let done = match command {
+        Command::Status(args) => show_status(args),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(e) => {
+            eprintln!("vhost-user-vsva: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn show_status(args: StatusArgs) -> Result<bool, ClientError> {
+    let status = Status {
+        format: match (args.json, args.metrics) {
+            (true, _) => Format::Json,
+            (_, true) => Format::Metrics,
+            _ => Format::Table,
+        },
+        watch: args.watch,
+        paths: args.paths,
+    };
+    show(&status, &mut std::io::stdout().lock())
+}
+
 fn main() -> ExitCode {
     // The specification has every other option ignored, even one that does not exist.
     if std::env::args_os().any(|arg| arg == "--print-capabilities") {
@@ -65,6 +105,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let args = Args::parse();
+    if let Some(command) = args.command {
+        return tool(command);
+    }
     messages::init(args.log_level);
     let result = run(args);
     if let Err(e) = &result {

@@ -8,7 +8,7 @@ use std::{
     io,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicI32, Ordering},
 };
 
 use rustix::{
@@ -18,14 +18,25 @@ use rustix::{
 
 /// Takes over a descriptor that the process was started with, before any other is opened.
 ///
-/// It works once in the life of the process, as a second owner would close what is not its own.
+/// It works once for a descriptor, as a second owner would close what is not its own; and for two, of
+/// which no other can have been opened meanwhile.
 pub(crate) fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
-    static ADOPTED: AtomicBool = AtomicBool::new(false);
+    // The vhost-user socket and the status socket.
+    static ADOPTED: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
     if fd <= libc::STDERR_FILENO {
         return Err(io::Error::other("it is a standard stream"));
     }
-    if ADOPTED.swap(true, Ordering::Relaxed) {
-        return Err(io::Error::other("a descriptor has been taken over already"));
+    let mut free = false;
+    for slot in &ADOPTED {
+        match slot.compare_exchange(-1, fd, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => free = true,
+            Err(other) if other != fd => continue,
+            Err(_) => {}
+        }
+        break;
+    }
+    if !free {
+        return Err(io::Error::other("it has been taken over already"));
     }
     // SAFETY: fcntl(F_GETFD) touches no memory and tells whether the number is an open descriptor.
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {

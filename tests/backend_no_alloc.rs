@@ -42,6 +42,7 @@ fn start() -> UnixStream {
     let config = Config {
         one_off: false,
         listen: Some(Listen::Fd(listener.into_raw_fd())),
+        status_socket: None,
         event_log: None,
         limits: Limits::default(),
         migration_blocking: true,

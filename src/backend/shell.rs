@@ -49,10 +49,10 @@ pub struct Shell {
 impl Shell {
     /// A shell without connection and channels.
     pub fn new(limits: Limits, events: Events, wake: Wake) -> Result<Self, Error> {
-        let mut core = Core::new(limits, events.clone()).map_err(ConfigError::from)?;
+        let mut core = Core::new(limits, events.observer()).map_err(ConfigError::from)?;
         // The library's own seed for maps, which is random.
         core.set_seed(RandomState::new().hash_one(0));
-        let core = Arc::new(SharedCore::new(core));
+        let core = Arc::new(SharedCore::new(core, events.board().clone()));
         let poller = Poller::new().map_err(Error::system("Cannot create an epoll instance"))?;
         let poller = Arc::new(poller);
         Ok(Shell {

@@ -67,7 +67,17 @@ use stage_one::StageOneEvents;
 use submissions::PendingQueue;
 
 /// Phase of the portal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, zerocopy::TryFromBytes, serde::Serialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    zerocopy::TryFromBytes,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[repr(u32)]
 pub enum Phase {

@@ -54,10 +54,10 @@ pub struct SandboxError {
 /// Confines the process. Must be called while it has one thread only, after everything is open.
 ///
 /// `socket` is the socket file that the process removes when it ends.
-pub fn enter(
+pub fn enter<'a>(
     mode: SandboxMode,
     seccomp: SeccompAction,
-    socket: Option<&Path>,
+    files: impl IntoIterator<Item = &'a Path>,
 ) -> Result<(), SandboxError> {
     let failed = |what, reason: &dyn std::fmt::Display| SandboxError {
         what,
@@ -68,13 +68,15 @@ pub fn enter(
     let _ = clock_gettime(ClockId::Monotonic);
     set_no_new_privs(true).map_err(|e| failed("no_new_privs", &e))?;
     if mode == SandboxMode::Landlock {
-        restrict_access(socket).map_err(|e| failed("Landlock", &e))?;
+        restrict_access(files).map_err(|e| failed("Landlock", &e))?;
         drop_capabilities().map_err(|e| failed("capabilities", &e))?;
     }
     seccomp::install(seccomp).map_err(|e| failed("seccomp", &e))
 }
 
-fn restrict_access(socket: Option<&Path>) -> Result<(), landlock::RulesetError> {
+fn restrict_access<'a>(
+    files: impl IntoIterator<Item = &'a Path>,
+) -> Result<(), landlock::RulesetError> {
     let abi = ABI::V6;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -82,13 +84,15 @@ fn restrict_access(socket: Option<&Path>) -> Result<(), landlock::RulesetError> 
         .handle_access(AccessNet::from_all(abi))?
         .scope(Scope::from_all(abi))?
         .create()?;
-    // Removing the socket file at the end is all that is left to do with the file system.
-    let folder = socket.map(|path| match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    });
-    if let Some(folder) = folder.and_then(|folder| PathFd::new(folder).ok()) {
-        ruleset = ruleset.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
+    // Removing the socket files at the end is all that is left to do with the file system.
+    for path in files {
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        if let Ok(folder) = PathFd::new(folder) {
+            ruleset = ruleset.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
+        }
     }
     let status = ruleset.restrict_self()?.ruleset;
     if status == RulesetStatus::NotEnforced {

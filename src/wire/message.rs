@@ -218,7 +218,9 @@ const _: () = assert!(size_of::<DrainFailed>() == 48);
 impl Payload for DrainFailed {}
 
 /// Why a drain failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromBytes, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromBytes, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[repr(u32)]
 pub enum DrainFailedReason {

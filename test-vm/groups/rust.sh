@@ -67,4 +67,7 @@ run()
 	rust_tests
 	run_test "documents" python_tests tests/documents
 	run_test "front end" python_tests tests/front_end
+	VSVA_PROMTOOL=$(promtool_program)
+	export VSVA_PROMTOOL
+	run_test "monitoring" python_tests tests/monitoring
 }

@@ -81,6 +81,13 @@ rust_program()
 	printf '%s\n' "${CARGO_TARGET_DIR:-$VSVA_ROOT/target}/release/$1"
 }
 
+# Prometheus' own judge of metrics and rules; prints its path.
+promtool_program()
+{
+	printf '%s/promtool\n' "$(cache_make promtool "$(digest_files "$VSVA_TEST_VM/make/promtool" \
+		"$VSVA_TEST_VM/lib/debs.sh")" promtool)"
+}
+
 rust_backend()
 {
 	rust_program vhost-user-vsva backend

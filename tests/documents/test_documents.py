@@ -23,6 +23,7 @@ HELP = {
     "vsva-domain": lambda: ["python3", "deploy/libvirt/vsva-domain", "add"],
     "vsva-check-host": lambda: ["python3", "deploy/libvirt/vsva-check-host"],
 }
+SUBCOMMANDS = {"vhost-user-vsva": [[], ["status"]]}
 # Options that documents name by themselves, and that are other programs'.
 FOREIGN_OPTIONS = {
     "--unpatched": "qemu-patches/build",
@@ -50,6 +51,7 @@ SAYS_NOTHING_BY_ITSELF = {
     "device ...: ...": "it is the text of a refused request",
     "request ... for device ...: ...": "the same",
     ", SSID ...": "a part of the line about the oldest fault",
+    "vhost-user-vsva: ...": "who says what follows",
     "vsva-domain: ...": "who says what follows",
     "vhost-user-vsva hook: ...": "the same",
     "vhost-user-vsva device '...': ": "the same",
@@ -71,15 +73,17 @@ def backend():
 
 @lru_cache
 def help_of(program):
-    done = subprocess.run(
-        [*HELP[program](), "--help"],
-        cwd=ROOT,
-        env={**os.environ, "COLUMNS": "500"},
-        capture_output=True,
-        text=True,
-        check=True,
+    return "".join(
+        subprocess.run(
+            [*HELP[program](), *words, "--help"],
+            cwd=ROOT,
+            env={**os.environ, "COLUMNS": "500"},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for words in SUBCOMMANDS.get(program, [[]])
     )
-    return done.stdout
 
 
 @lru_cache

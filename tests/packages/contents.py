@@ -18,6 +18,7 @@ MAN = "usr/share/man"
 # What prints the options that a page must have.
 PAGES = {
     "man1/vhost-user-vsva.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva"],
+    "man1/vhost-user-vsva-status.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva", "status"],
     "man1/vsva-domain.1": ["usr/bin/vsva-domain", "add"],
     "man8/vsva-check-host.8": ["usr/bin/vsva-check-host"],
 }
@@ -124,7 +125,8 @@ class Contents(unittest.TestCase):
                 self.assertEqual(options_of_page(self.root / MAN / f"{page}.gz"), options_in(help_text))
 
     def test_completions_have_the_options_of_the_program_and_their_shells_load_them(self):
-        wanted = options_in(run(self.root / "usr/libexec/vhost-user-vsva/vhost-user-vsva", "--help"))
+        program = self.root / "usr/libexec/vhost-user-vsva/vhost-user-vsva"
+        wanted = options_in(run(program, "--help")) | options_in(run(program, "status", "--help"))
         for shell, path in COMPLETIONS.items():
             with self.subTest(shell):
                 text = (self.root / path).read_text(encoding="utf-8")

@@ -16,6 +16,7 @@ mod share;
 mod shared_memory;
 mod shell;
 mod state;
+mod status;
 mod stuck_transfer;
 mod support;
 mod transfer;

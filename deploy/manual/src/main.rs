@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! `vsva-manual FOLDER` writes into FOLDER what is made from the options of vhost-user-vsva:
-//! `man/vhost-user-vsva.1`, `bash/vhost-user-vsva`, `zsh/_vhost-user-vsva` and
+//! `man/vhost-user-vsva.1`, `man/vhost-user-vsva-status.1`, `bash/vhost-user-vsva`, `zsh/_vhost-user-vsva` and
 //! `fish/vhost-user-vsva.fish`.
 
 use std::{env, fs, io, path::Path, process::ExitCode};
@@ -22,6 +22,7 @@ mod args;
 const NAME: &str = "vhost-user-vsva";
 /// For whatis(1).
 const SHORT: &str = "drains a guest's stalled DMA faults before its VM is stopped";
+const STATUS_SHORT: &str = "shows what back-ends of this host are doing";
 
 fn main() -> ExitCode {
     let Some(folder) = env::args_os().nth(1) else {
@@ -44,6 +45,9 @@ fn write(folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::write(man.join(format!("{NAME}.1")), page(&command)?)?;
+    if let Some(status) = command.find_subcommand("status") {
+        fs::write(man.join(format!("{NAME}-status.1")), status_page(status)?)?;
+    }
     for (shell, folder) in [(Bash, &bash), (Zsh, &zsh), (Fish, &fish)] {
         generate_to(shell, &mut command.clone(), NAME, folder)?;
     }
@@ -63,7 +67,35 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     page.render_synopsis_section(&mut out)?;
     page.render_description_section(&mut out)?;
     page.render_options_section(&mut out)?;
+    page.render_subcommands_section(&mut out)?;
     rest().to_writer(&mut out)?;
+    Ok(out)
+}
+
+fn status_page(command: &Command) -> io::Result<Vec<u8>> {
+    let mut out = Vec::new();
+    let command = command.clone().display_name(format!("{NAME}-status"));
+    let page = Man::new(
+        command
+            .bin_name(format!("{NAME} status"))
+            .about(STATUS_SHORT),
+    )
+    .title(format!("{NAME}-status"))
+    .date("")
+    .manual(NAME)
+    .source(NAME);
+    page.render_title(&mut out)?;
+    page.render_name_section(&mut out)?;
+    page.render_synopsis_section(&mut out)?;
+    page.render_options_section(&mut out)?;
+    let mut rest = Roff::new();
+    rest.control("SH", ["EXIT STATUS"]);
+    rest.text([roman(
+        "0 if all of them have answered, else 1; 2 if an option is wrong.",
+    )]);
+    rest.control("SH", ["SEE ALSO"]);
+    rest.text(others(&[(NAME, "(1)")]));
+    rest.to_writer(&mut out)?;
     Ok(out)
 }
 
@@ -86,7 +118,10 @@ fn rest() -> Roff {
     page.control("SH", ["ENVIRONMENT"]);
     for (name, meaning) in [
         ("RUST_LOG", "What to log, instead of --log-level."),
-        ("LISTEN_FDS", "The socket that systemd passes."),
+        (
+            "LISTEN_FDS",
+            "The sockets that systemd passes, with their names in LISTEN_FDNAMES.",
+        ),
         (
             "NOTIFY_SOCKET",
             "Where systemd is told that connections are accepted.",
@@ -103,6 +138,10 @@ fn rest() -> Roff {
             "The systemd unit that runs it for a domain of libvirt. The hook starts and stops it.",
         ),
         ("/run/vhost-user-vsva/UUID.sock", "The socket of that unit."),
+        (
+            "/run/vhost-user-vsva/UUID.status.sock",
+            "Its status socket.",
+        ),
     ] {
         page.control("TP", [])
             .text([italic(name)])
@@ -110,6 +149,7 @@ fn rest() -> Roff {
     }
     page.control("SH", ["SEE ALSO"]);
     page.text(others(&[
+        ("vhost-user-vsva-status", "(1), "),
         ("vsva-domain", "(1), "),
         ("vsva-check-host", "(8)"),
     ]));

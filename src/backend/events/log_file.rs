@@ -230,8 +230,8 @@ mod tests {
     #[test]
     fn test_flush_after_records_writes_one_object_a_line() {
         let (log, mut file) = log();
-        let mut events = Events::new(log.clone());
-        events.observe(
+        let events = Events::new(log.clone(), Events::for_tests().board().clone());
+        events.observer().observe(
             7,
             &Observation::Submitted {
                 device: 3,

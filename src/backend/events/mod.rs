@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What happens in the back-end, told to all who want to know: the messages on stderr and the event
-//! log.
+//! What happens in the back-end, told to all who want to know: the messages on stderr, the event log
+//! and the figures that the status socket shows.
 //!
 //! Every event of the core and of the shell passes through [`Events::happened`], in the thread that
 //! made it. The core's do so with the core's lock held, so nothing here may wait or allocate.
 
 mod log_file;
 
-use std::{io, time::Instant};
+use std::{
+    io,
+    sync::{atomic::Ordering::Relaxed, Arc},
+    time::Instant,
+};
 
 use serde::Serialize;
 
 pub use self::log_file::EventLog;
-use crate::core::{Observation, Observer};
+use crate::{
+    core::{Observation, Observer},
+    status::{board::Board, meter::Meter},
+};
 
 /// A step that is not the state machine's.
 #[derive(Clone, Debug, Serialize)]
@@ -67,15 +74,36 @@ pub enum Event {
 }
 
 /// Where events go; cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Events {
     log: EventLog,
+    board: Arc<Board>,
 }
 
 impl Events {
-    /// Events go to `log`.
-    pub fn new(log: EventLog) -> Self {
-        Events { log }
+    /// Events go to `log` and make the figures of `board`.
+    pub fn new(log: EventLog, board: Arc<Board>) -> Self {
+        Events { log, board }
+    }
+
+    /// Without event log.
+    #[cfg(test)]
+    pub fn for_tests() -> Self {
+        let board = Board::new(crate::core::Limits::default(), 1);
+        Events::new(EventLog::default(), Arc::new(board))
+    }
+
+    /// What the status socket shows.
+    pub fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
+    /// What the state machine tells its steps.
+    pub fn observer(&self) -> CoreEvents {
+        CoreEvents {
+            events: self.clone(),
+            meter: Meter::new(self.board.clone()),
+        }
     }
 
     /// Starts the thread that writes the log.
@@ -90,7 +118,26 @@ impl Events {
 
     /// Records a step of the shell.
     pub fn step(&self, step: impl FnOnce() -> Step) {
-        self.happened(&Event::Shell(step()));
+        let step = step();
+        self.count(&step);
+        self.happened(&Event::Shell(step));
+    }
+
+    fn count(&self, step: &Step) {
+        let counts = &self.board.counts;
+        let counter = match step {
+            Step::Connected => &counts.connections,
+            Step::Save { .. } => &counts.saves,
+            Step::SaveFailed { .. } => &counts.saves_failed,
+            Step::Load { .. } => &counts.loads,
+            Step::LoadFailed { .. } => &counts.loads_failed,
+            Step::Disconnected => return self.board.connected.store(false, Relaxed),
+            Step::Listening | Step::LogOverflow { .. } => return,
+        };
+        counter.fetch_add(1, Relaxed);
+        if matches!(step, Step::Connected) {
+            self.board.connected.store(true, Relaxed);
+        }
     }
 
     /// Every event passes through here.
@@ -100,8 +147,15 @@ impl Events {
     }
 }
 
-impl Observer for Events {
-    fn observe(&mut self, _now_ns: u64, observation: &Observation) {
-        self.happened(&Event::Core(*observation));
+/// Takes the steps of the state machine.
+pub struct CoreEvents {
+    events: Events,
+    meter: Meter,
+}
+
+impl Observer for CoreEvents {
+    fn observe(&mut self, now_ns: u64, observation: &Observation) {
+        self.meter.observe(now_ns, observation);
+        self.events.happened(&Event::Core(*observation));
     }
 }

@@ -7,7 +7,7 @@ use std::{
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd, RawFd},
         unix::{
-            fs::{FileTypeExt, MetadataExt},
+            fs::{FileTypeExt, MetadataExt, PermissionsExt},
             net::UnixListener,
         },
     },
@@ -27,6 +27,8 @@ use crate::{config::Listen, error::Error, sys};
 
 /// Descriptors that serving a connection takes, with those that it brings.
 const CONNECTION_FDS: usize = 24;
+/// Whoever may use the status socket: its owner, and the group that the folder gives it.
+const STATUS_MODE: u32 = 0o660;
 
 /// A listening socket, and its file if we have made it.
 pub struct Socket {
@@ -97,6 +99,45 @@ impl Socket {
     }
 }
 
+/// The status socket.
+pub struct StatusSocket {
+    listener: UnixListener,
+    file: Option<SocketFile>,
+}
+
+impl StatusSocket {
+    /// Makes it at `path`, else takes over what systemd has passed as such, if it has.
+    pub fn open(path: Option<&Path>) -> Result<Option<Self>, Error> {
+        let (listener, file) = match path {
+            Some(path) => {
+                let (listener, file) = bind(path)?;
+                fs::set_permissions(path, fs::Permissions::from_mode(STATUS_MODE)).map_err(
+                    |source| Error::Bind {
+                        path: path.to_owned(),
+                        source,
+                    },
+                )?;
+                (listener, Some(file))
+            }
+            None => match systemd::status_fd() {
+                Some(fd) => (adopt(fd)?, None),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(StatusSocket { listener, file }))
+    }
+
+    /// The path of the socket file that is removed at the end.
+    pub fn path(&self) -> Option<&Path> {
+        self.file.as_ref().map(|file| file.path.as_path())
+    }
+
+    /// The socket, and the file that is removed when it is dropped.
+    pub fn into_parts(self) -> (UnixListener, Option<SocketFile>) {
+        (self.listener, self.file)
+    }
+}
+
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
@@ -104,7 +145,7 @@ impl AsFd for Socket {
 }
 
 /// A socket file of ours.
-struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }

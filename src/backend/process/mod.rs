@@ -29,7 +29,11 @@ use super::{
     engine::Engine,
     events::{EventLog, Events, Step},
     instance::Backend,
-    process::{listener::Socket, systemd::Notifier},
+    process::{
+        listener::{Socket, StatusSocket},
+        systemd::Notifier,
+    },
+    published::now_ns,
     shell::Shell,
     wait::{guard, wake::Wake},
 };
@@ -39,6 +43,7 @@ use crate::{
     error::Error,
     messages, sandbox,
     state::state_limit,
+    status::{self, board::Board},
     sys::{self, SignalFd},
 };
 
@@ -57,7 +62,9 @@ const REST: Duration = Duration::from_millis(100);
 pub fn run(config: &Config) -> Result<(), Error> {
     // A file that has become too large is an error of the write, not the end of the process.
     sys::block_signals(&[libc::SIGXFSZ]).map_err(Error::system("Cannot set up signals"))?;
+    // First of all, as what the process was started with has fixed numbers.
     let mut socket = Socket::open(config.listen.as_ref())?;
+    let status = StatusSocket::open(config.status_socket.as_deref())?;
     // Blocked in all threads, as none has been started yet.
     sys::block_signals(&[libc::SIGINT]).map_err(Error::system("Cannot set up signals"))?;
     let heeded: &[_] = if config.one_off {
@@ -69,11 +76,13 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let signals = SignalFd::new(heeded).map_err(Error::system("Cannot set up signals"))?;
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
-    let events = open_event_log(config)?;
+    let board = Arc::new(Board::new(config.limits, now_ns()));
+    let events = Events::new(open_event_log(config)?, board.clone());
     let address = getsockname(&socket);
     let notifier = Notifier::connect();
     raise_descriptor_limit(config.limits);
-    sandbox::enter(config.sandbox, config.seccomp, socket.path())?;
+    let files = [socket.path(), status.as_ref().and_then(StatusSocket::path)];
+    sandbox::enter(config.sandbox, config.seccomp, files.into_iter().flatten())?;
     messages::start().map_err(Error::system("Cannot start a thread"))?;
     // After everything else has said its last to it.
     let _finish = FinishLog(events.clone());
@@ -82,6 +91,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
         .map_err(Error::system("Cannot start a thread"))?;
 
     let shell = Arc::new(Shell::new(config.limits, events.clone(), wake)?);
+    // Its file is removed when this function returns.
+    let _status_file = match status {
+        Some(status) => {
+            let (listener, file) = status.into_parts();
+            status::server::start(listener, board, now_ns)
+                .map_err(Error::system("Cannot start a thread"))?;
+            file
+        }
+        None => None,
+    };
     if let Ok(address) = address {
         shell.channels.listens_at(address);
     }
@@ -145,17 +164,15 @@ impl Drop for FinishLog {
     }
 }
 
-fn open_event_log(config: &Config) -> Result<Events, Error> {
+fn open_event_log(config: &Config) -> Result<EventLog, Error> {
     let Some(path) = &config.event_log else {
-        return Ok(Events::default());
+        return Ok(EventLog::default());
     };
     let failed = |source| Error::EventLog {
         path: path.clone(),
         source,
     };
-    open_log_file(path)
-        .map(|file| Events::new(EventLog::new(file)))
-        .map_err(failed)
+    open_log_file(path).map(EventLog::new).map_err(failed)
 }
 
 /// Opens a file to append to, or a FIFO, without waiting for its reader.

@@ -22,21 +22,51 @@ const READY_LIMIT: Duration = Duration::from_secs(1);
 /// The first descriptor that systemd passes.
 const LISTEN_FDS_START: RawFd = 3;
 
-/// The number of the one socket that the process was started with.
-pub fn socket_fd() -> Result<RawFd, Error> {
+/// Name of the status socket (FileDescriptorName=).
+const STATUS_NAME: &str = "status";
+
+/// The sockets that systemd passes, with their names.
+fn passed() -> Vec<(RawFd, String)> {
     let number = |name| {
         env::var(name)
             .ok()
             .and_then(|value| value.parse::<u32>().ok())
     };
-    match (number("LISTEN_PID"), number("LISTEN_FDS")) {
-        (Some(pid), Some(1)) if pid == std::process::id() => Ok(LISTEN_FDS_START),
-        (Some(pid), Some(count)) if pid == std::process::id() => Err(Error::ListenFd {
-            fd: LISTEN_FDS_START,
-            reason: format!("systemd passes {count} sockets, there must be exactly one"),
-        }),
-        _ => Err(ConfigError::NoSocket.into()),
+    if number("LISTEN_PID") != Some(std::process::id()) {
+        return Vec::new();
     }
+    let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').map(str::to_owned);
+    // Whatever the number is, nobody passes more.
+    let count = number("LISTEN_FDS").unwrap_or(0).min(1024) as usize;
+    (LISTEN_FDS_START..)
+        .zip(names.chain(std::iter::repeat(String::new())))
+        .take(count)
+        .collect()
+}
+
+/// The vhost-user socket: the one that is not named as the status socket.
+pub fn socket_fd() -> Result<RawFd, Error> {
+    let mut others = passed();
+    others.retain(|(_, name)| name != STATUS_NAME);
+    match others[..] {
+        [(fd, _)] => Ok(fd),
+        [] => Err(ConfigError::NoSocket.into()),
+        _ => Err(Error::ListenFd {
+            fd: LISTEN_FDS_START,
+            reason: format!(
+                "systemd passes {} sockets, there must be exactly one besides the status socket",
+                others.len()
+            ),
+        }),
+    }
+}
+
+/// The status socket, if systemd passes one.
+pub fn status_fd() -> Option<RawFd> {
+    let passed = passed();
+    let found = passed.iter().find(|(_, name)| name == STATUS_NAME);
+    found.map(|(fd, _)| *fd)
 }
 
 /// Where to say that the service is ready. Opened early, as the sandbox allows no new sockets.

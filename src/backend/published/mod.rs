@@ -4,19 +4,20 @@
 
 pub mod shared_memory;
 
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use rustix::time::{clock_gettime, ClockId};
 
 use self::shared_memory::SharedMemory;
-use super::events::Events;
+use super::events::CoreEvents;
 use crate::{
     core::{Core, Wants},
     lock::lock,
+    status::board::Board,
 };
 
-/// The state machine; its events go where those of the shell go.
-pub type LoggedCore = Core<Events>;
+/// The state machine; its events go where those of the shell go, and make the figures of the status.
+pub type LoggedCore = Core<CoreEvents>;
 
 /// The core under its lock, which is held for pure steps only. Each step is published.
 pub struct SharedCore(Mutex<Published>);
@@ -24,12 +25,19 @@ pub struct SharedCore(Mutex<Published>);
 struct Published {
     core: LoggedCore,
     memory: Option<SharedMemory>,
+    board: Arc<Board>,
 }
 
 impl SharedCore {
-    /// Shares `core`, and publishes nowhere yet.
-    pub fn new(core: LoggedCore) -> Self {
-        SharedCore(Mutex::new(Published { core, memory: None }))
+    /// Shares `core`, and publishes to `board` only as yet.
+    pub fn new(core: LoggedCore, board: Arc<Board>) -> Self {
+        let mut published = Published {
+            core,
+            memory: None,
+            board,
+        };
+        published.publish(now_ns());
+        SharedCore(Mutex::new(published))
     }
 
     /// Makes a step. What the core wants after it is done by whoever takes [`Self::wants`] next:
@@ -80,8 +88,10 @@ impl SharedCore {
 
 impl Published {
     fn publish(&mut self, now_ns: u64) {
+        let status = self.core.status(now_ns);
+        self.board.publish(&status);
         if let Some(memory) = &mut self.memory {
-            memory.publish(&self.core.status(now_ns));
+            memory.publish(&status);
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
 };
 
 fn shell() -> Shell {
-    Shell::new(Limits::default(), Events::default(), Wake::new().unwrap()).unwrap()
+    Shell::new(Limits::default(), Events::for_tests(), Wake::new().unwrap()).unwrap()
 }
 
 fn desc(device: u32) -> Attachment {

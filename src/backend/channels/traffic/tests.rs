@@ -93,7 +93,7 @@ impl FaultIo for Arc<Reuser> {
 #[test]
 fn test_cookie_read_again_before_its_answer_is_recorded_is_a_new_fault() {
     let wake = Wake::new().unwrap();
-    let shell = Arc::new(Shell::new(Limits::default(), Events::default(), wake).unwrap());
+    let shell = Arc::new(Shell::new(Limits::default(), Events::for_tests(), wake).unwrap());
     let reuser = Arc::new(Reuser::default());
     let fd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
     let fd = Watched {

@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! Asks a back-end at its status socket.
+
+use std::{
+    fs, io,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::net::{
+    connect, socket_with, sockopt, AddressFamily, SocketAddrUnix, SocketFlags, SocketType,
+};
+use thiserror::Error;
+
+use super::document::Document;
+
+/// Where the units of the package make the sockets.
+pub const FOLDER: &str = "/run/vhost-user-vsva";
+/// What their names end with.
+pub const SUFFIX: &str = ".status.sock";
+/// For one back-end.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Longest answer that is read.
+const ANSWER_MAX: u64 = 16 << 20;
+
+/// Why a back-end could not be asked.
+#[derive(Debug, Error)]
+pub enum ClientError {
+    /// The folder with the sockets cannot be read.
+    #[error("Cannot look for status sockets in {path:?}: {source}")]
+    Folder {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// No connection.
+    #[error(
+        "{path:?} does not answer: {source}; does the back-end run, and may you use the socket?"
+    )]
+    Socket {
+        /// The socket's path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The answer is another one.
+    #[error("{path:?} gives no status: {reason}; is it the status socket, and of this release?")]
+    Answer {
+        /// The socket's path.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file could not be written.
+    #[error("Cannot write {path:?}: {source}")]
+    Output {
+        /// Its path.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The status sockets of all back-ends of this host, in the order of their names.
+pub fn all() -> Result<Vec<PathBuf>, ClientError> {
+    let failed = |source| ClientError::Folder {
+        path: FOLDER.into(),
+        source,
+    };
+    let entries = match fs::read_dir(FOLDER) {
+        // There has been no back-end since the host was started.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.to_string_lossy().ends_with(SUFFIX) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// What the VM is called whose back-end has this socket.
+pub fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    let name = name.to_string_lossy();
+    let name = name.strip_suffix(SUFFIX).unwrap_or(&name);
+    // It goes to a terminal.
+    name.chars().filter(|c| !c.is_control()).collect()
+}
+
+/// Asks one.
+pub fn document(path: &Path) -> Result<Document, ClientError> {
+    let failed = |source| ClientError::Socket {
+        path: path.to_owned(),
+        source,
+    };
+    let answer = open(path, "/status").and_then(read_all).map_err(failed)?;
+    let wrong = |reason: String| ClientError::Answer {
+        path: path.to_owned(),
+        reason,
+    };
+    let body = body(&answer).map_err(&wrong)?;
+    serde_json::from_slice(body).map_err(|e| wrong(e.to_string()))
+}
+
+/// Sends a request.
+pub fn open(path: &Path, target: &str) -> io::Result<UnixStream> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // Also for the connection, if too many wait already.
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(LIMIT))?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let mut stream = UnixStream::from(socket);
+    stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())?;
+    Ok(stream)
+}
+
+fn read_all(mut stream: UnixStream) -> io::Result<Vec<u8>> {
+    let end = Instant::now() + LIMIT;
+    let mut answer = Vec::new();
+    let mut bytes = [0; 16384];
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() || answer.len() as u64 > ANSWER_MAX {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut bytes) {
+            Ok(0) => return Ok(answer),
+            Ok(count) => answer.extend_from_slice(&bytes[..count]),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into())
+            }
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// The body of an answer that is one.
+pub fn body(answer: &[u8]) -> Result<&[u8], String> {
+    let mut headers = [httparse::EMPTY_HEADER; 16];
+    let mut response = httparse::Response::new(&mut headers);
+    match response.parse(answer) {
+        Ok(httparse::Status::Complete(length)) if response.code == Some(200) => {
+            Ok(&answer[length..])
+        }
+        Ok(httparse::Status::Complete(_)) => {
+            Err(format!("status {}", response.code.unwrap_or_default()))
+        }
+        Ok(httparse::Status::Partial) => Err("the answer ends too early".to_owned()),
+        Err(e) => Err(e.to_string()),
+    }
+}

@@ -1,0 +1,113 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+
+//! The subcommand `status`.
+
+use std::{
+    io::{self, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use super::{
+    client::{self, ClientError},
+    metrics::{self, Source},
+    table::{screen, Row},
+};
+
+/// From one screen to the next.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How to show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Table,
+    /// An object with the name of each VM and its status document.
+    Json,
+    /// As Prometheus text.
+    Metrics,
+}
+
+/// What to show.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// How.
+    pub format: Format,
+    /// Again and again.
+    pub watch: bool,
+    /// The status sockets; none: those of all back-ends of this host.
+    pub paths: Vec<PathBuf>,
+}
+
+/// Shows it. Returns whether all have answered.
+pub fn show(status: &Status, out: &mut impl Write) -> Result<bool, ClientError> {
+    loop {
+        let (text, complete) = once(status)?;
+        let clear = if status.watch && status.format == Format::Table {
+            "\x1b[H\x1b[2J"
+        } else {
+            ""
+        };
+        let written = write!(out, "{clear}{text}").and_then(|()| out.flush());
+        match written {
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(complete),
+            Err(source) => {
+                let path = "stdout".into();
+                return Err(ClientError::Output { path, source });
+            }
+            Ok(()) if !status.watch => return Ok(complete),
+            Ok(()) => thread::sleep(INTERVAL),
+        }
+    }
+}
+
+fn once(status: &Status) -> Result<(String, bool), ClientError> {
+    let found;
+    let paths = if status.paths.is_empty() {
+        found = client::all()?;
+        &found
+    } else {
+        &status.paths
+    };
+    let rows: Vec<Row> = paths.iter().map(|path| ask(path)).collect();
+    let complete = rows.iter().all(|row| row.status.is_ok());
+    let text = match status.format {
+        Format::Table if rows.is_empty() => "no back-end runs\n".to_owned(),
+        Format::Table => screen(&rows),
+        Format::Json => json(&rows),
+        Format::Metrics => metrics(rows)?,
+    };
+    Ok((text, complete))
+}
+
+fn ask(path: &Path) -> Row {
+    Row {
+        name: client::name(path),
+        status: client::document(path).map_err(|e| e.to_string()),
+    }
+}
+
+fn json(rows: &[Row]) -> String {
+    let member = |row: &Row| {
+        let value = match &row.status {
+            Ok(document) => serde_json::json!(document),
+            Err(error) => serde_json::json!({ "error": error }),
+        };
+        (row.name.clone(), value)
+    };
+    let members: serde_json::Map<_, _> = rows.iter().map(member).collect();
+    format!("{}\n", serde_json::Value::Object(members))
+}
+
+fn metrics(rows: Vec<Row>) -> Result<String, ClientError> {
+    let source = |row: Row| Source {
+        vm: Some(row.name),
+        document: row.status.ok(),
+    };
+    let sources: Vec<_> = rows.into_iter().map(source).collect();
+    metrics::text(&sources).map_err(|e| ClientError::Answer {
+        path: "metrics".into(),
+        reason: e.to_string(),
+    })
+}

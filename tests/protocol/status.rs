@@ -1,0 +1,538 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The status socket, and the subcommand that asks it.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{
+            fs::PermissionsExt,
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::io::{fcntl_setfd, FdFlags};
+use serde_json::Value;
+use vhost_user_vsva::{frontend::Event, frontend::Frontend};
+
+use crate::support::{
+    command, options, retry_on_intr, show_messages, submission, Backend, OneDevice, HANG, LONG,
+};
+
+/// More than are served at a time.
+const CROWD: usize = 40;
+const CLIENTS: usize = 16;
+
+/// A back-end with a status socket.
+struct Watched {
+    backend: Backend,
+    status: PathBuf,
+}
+
+impl Watched {
+    fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let status = dir.path().join("vm1.status.sock");
+        let option = format!("--status-socket={}", status.display());
+        let backend = Backend::start_at(dir, &[&option]);
+        Watched { backend, status }
+    }
+
+    fn status(&self) -> Value {
+        serde_json::from_str(&get(&self.status, "/status")).unwrap()
+    }
+
+    /// Waits until the document is as wanted: it is read without waiting for the service.
+    fn wait(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let start = Instant::now();
+        loop {
+            let document = self.status();
+            if wanted(&document) {
+                return document;
+            }
+            assert!(start.elapsed() < HANG, "{document:#}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+fn connect(path: &Path) -> UnixStream {
+    let stream = UnixStream::connect(path).unwrap();
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    stream
+}
+
+/// What is said in all to these bytes.
+fn say(path: &Path, request: &[u8]) -> String {
+    let mut stream = connect(path);
+    // It may have been refused before its end.
+    let _ = stream.write_all(request);
+    let mut answer = Vec::new();
+    let mut bytes = [0; 4096];
+    // It hangs up on what it has not read.
+    while let Ok(count @ 1..) = retry_on_intr(|| stream.read(&mut bytes)) {
+        answer.extend_from_slice(&bytes[..count]);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+/// The body of the answer to GET.
+fn get(path: &Path, target: &str) -> String {
+    let answer = say(
+        path,
+        format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes(),
+    );
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+    assert!(
+        head.contains(&format!("Content-Length: {}", body.len())),
+        "{head}"
+    );
+    body.to_owned()
+}
+
+/// The value of a line of metrics.
+fn metric(text: &str, line: &str) -> f64 {
+    let value = text
+        .lines()
+        .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no {line} in {text}"))
+        .parse()
+        .unwrap()
+}
+
+fn run_status(words: &[&str], paths: &[&Path]) -> Output {
+    command()
+        .arg("status")
+        .args(words)
+        .args(paths)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn test_status_of_an_outstanding_fault_names_it_and_its_device() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    vm.stall(0x5000);
+    let document = watched.wait(|document| document["faults"]["oldest"].is_object());
+
+    assert_eq!(document["version"], 1);
+    assert_eq!(document["phase"], "running");
+    assert_eq!(document["connected"], true);
+    let faults = &document["faults"];
+    assert_eq!(faults["outstanding"], 1);
+    assert_eq!(faults["max"], 4096);
+    assert_eq!(faults["share"], 2048);
+    let oldest = &faults["oldest"];
+    assert_eq!(
+        (&oldest["sid"], &oldest["ssid"]),
+        (&Value::from(0x10), &Value::from(1))
+    );
+    assert_eq!(oldest["addr"], 0x5000);
+    assert!(oldest["age_ms"].is_u64());
+    let device = &document["devices"][0];
+    assert_eq!(device["sid"], 0x10);
+    assert_eq!(device["unanswered"], 1);
+    assert_eq!(faults["times"]["read_to_event"]["count"], 1);
+    assert_eq!(faults["times"]["whole"]["count"], 0);
+}
+
+#[test]
+fn test_status_of_answered_faults_has_the_time_of_each_step() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    for page in 0..10 {
+        let (_, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        vm.source.answer();
+    }
+    let document = watched.wait(|document| document["faults"]["times"]["whole"]["count"] == 10);
+
+    assert_eq!(document["faults"]["answered"], 10);
+    assert_eq!(document["devices"][0]["unanswered"], 0);
+    let times = document["faults"]["times"].as_object().unwrap();
+    let number = |step: &str, member: &str| times[step][member].as_u64().unwrap();
+    let mut sum = 0;
+    for step in ["read_to_event", "event_to_answer", "answer_to_written"] {
+        assert_eq!(number(step, "count"), 10, "{step}");
+        assert!(number(step, "p50_ns") <= number(step, "p99_ns"));
+        assert!(number(step, "p99_ns") <= number(step, "max_ns"));
+        sum += number(step, "sum_ns");
+    }
+    assert_eq!(number("whole", "sum_ns"), sum);
+}
+
+#[test]
+fn test_metrics_say_what_the_status_says() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    let (_, event) = vm.stall(0x1000);
+    vm.resume(&event);
+    vm.source.answer();
+    vm.stall(0x2000);
+    watched.wait(|document| document["faults"]["answered"] == 1);
+    let text = get(&watched.status, "/metrics");
+
+    assert_eq!(metric(&text, "vsva_up"), 1.0);
+    assert_eq!(metric(&text, "vsva_faults_read_total"), 2.0);
+    assert_eq!(metric(&text, "vsva_faults_outstanding"), 1.0);
+    assert_eq!(metric(&text, r#"vsva_phase{phase="running"}"#), 1.0);
+    assert_eq!(metric(&text, r#"vsva_phase{phase="draining"}"#), 0.0);
+    let whole = |name: &str| metric(&text, &format!("vsva_fault_duration_seconds{name}"));
+    assert_eq!(whole(r#"_count{step="whole"}"#), 1.0);
+    assert_eq!(whole(r#"_bucket{step="whole",le="+Inf"}"#), 1.0);
+    assert!(whole(r#"_sum{step="whole"}"#) > 0.0);
+    let device = r#"vsva_device_faults_unanswered{sid="0x10"}"#;
+    assert_eq!(metric(&text, device), 1.0);
+}
+
+#[test]
+fn test_drain_that_is_complete_is_the_last_one_and_counted() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    vm.frontend.drain(7, LONG).unwrap();
+    let document = watched.wait(|document| document["drains"]["last"].is_object());
+    assert_eq!(document["drains"]["last"]["outcome"], "draining");
+    assert_eq!(document["phase"], "draining");
+    vm.frontend.submit(0, &submission(0)).unwrap();
+    vm.frontend.quiesced(0, 7).unwrap();
+    assert!(matches!(
+        vm.frontend.wait_event().unwrap(),
+        Event::Drained(_)
+    ));
+    let document = watched.wait(|document| document["drains"]["times"]["count"] == 1);
+
+    assert_eq!(document["generation"], 7);
+    assert_eq!(document["drains"]["last"]["outcome"], "drained");
+    assert_eq!(document["drains"]["last"]["generation"], 7);
+    assert_eq!(document["submissions"]["pending"], 1);
+    assert_eq!(document["devices"][0]["submissions"], 1);
+}
+
+#[test]
+fn test_drain_that_fails_says_why_and_names_the_oldest_fault() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    vm.stall(0x7000);
+    vm.frontend.drain(1, Duration::from_millis(1)).unwrap();
+    assert!(matches!(
+        vm.frontend.wait_event().unwrap(),
+        Event::DrainFailed(_)
+    ));
+    let document = watched.wait(|document| document["drains"]["failed"] == 1);
+    let last = &document["drains"]["last"];
+    assert_eq!(last["outcome"], "failed");
+    assert_eq!(last["reason"], "deadline");
+    assert_eq!(last["outstanding"], 1);
+    assert_eq!(last["oldest"]["addr"], 0x7000);
+
+    let screen = run_status(&[], &[&watched.status]);
+    let screen = String::from_utf8(screen.stdout).unwrap();
+    assert!(
+        screen.contains("not drained at its deadline, 1 faults outstanding"),
+        "{screen}"
+    );
+    assert!(
+        screen.contains("SID 0x10, SSID 0x1, address 0x7000"),
+        "{screen}"
+    );
+}
+
+#[test]
+fn test_drain_that_is_released_is_given_up() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    vm.frontend.drain(1, LONG).unwrap();
+    vm.frontend.release(1).unwrap();
+    watched.wait(|document| document["drains"]["last"]["outcome"] == "given_up");
+}
+
+#[test]
+fn test_estimate_of_a_fault_that_is_not_answered_is_open() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    let (_, event) = vm.stall(0x1000);
+    let open = |document: &Value| document["drains"]["estimate"]["at_least"]["open"].clone();
+    watched.wait(|document| open(document).as_u64() > Some(0));
+    vm.resume(&event);
+    vm.source.answer();
+    let document = watched.wait(|document| open(document) == 0);
+    let estimate = &document["drains"]["estimate"];
+    assert!(estimate["at_least"]["max_ns"].as_u64() > Some(0));
+    assert_eq!(
+        estimate["at_least"]["max_ns"],
+        estimate["at_most"]["max_ns"]
+    );
+}
+
+#[test]
+fn test_devices_that_go_are_not_shown_and_what_they_had_is_not_outstanding() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    vm.stall(0x1000);
+    vm.attach.detach(0).unwrap();
+    let document = watched.wait(|document| document["devices"].as_array().unwrap().is_empty());
+    assert_eq!(document["faults"]["aborted"], 1);
+    assert_eq!(document["faults"]["times"]["whole"]["count"], 0);
+}
+
+#[test]
+fn test_requests_that_are_not_served_are_refused_with_a_status() {
+    let watched = Watched::start();
+    for (request, status) in [
+        (b"POST /status HTTP/1.1\r\n\r\n".as_slice(), "405"),
+        (b"GET /reset HTTP/1.1\r\n\r\n", "404"),
+        (b"\0\0\0\0", "400"),
+        (&[b'x'; 100_000], "431"),
+    ] {
+        let answer = say(&watched.status, request);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{answer:?}"
+        );
+    }
+    watched.status();
+}
+
+/// The service and the status socket work while these are connected.
+fn assert_served_beside(watched: &Watched, clients: Vec<UnixStream>) {
+    let mut vm = OneDevice::new(&watched.backend);
+    for page in 0..200 {
+        let (cookie, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        assert_eq!(vm.source.answer().0, cookie);
+    }
+    assert!(watched.status()["faults"]["read"].as_u64() >= Some(200));
+    let descriptors = watched.backend.descriptors(&mut vm.frontend);
+    let sockets = descriptors.iter().filter(|name| *name == "socket");
+    // Besides those of the service itself.
+    assert!(sockets.count() <= CLIENTS + 12, "{descriptors:?}");
+    drop(clients);
+}
+
+#[test]
+fn test_clients_that_say_nothing_hold_nobody() {
+    let watched = Watched::start();
+    let clients = (0..CROWD).map(|_| connect(&watched.status)).collect();
+    assert_served_beside(&watched, clients);
+}
+
+#[test]
+fn test_clients_with_half_requests_hold_nobody() {
+    let watched = Watched::start();
+    let half = |_| {
+        let mut client = connect(&watched.status);
+        client.write_all(b"GET /status HTT").unwrap();
+        client
+    };
+    let clients = (0..CROWD).map(half).collect();
+    assert_served_beside(&watched, clients);
+}
+
+#[test]
+fn test_clients_that_never_read_hold_nobody() {
+    let watched = Watched::start();
+    let deaf = |_| {
+        let mut client = connect(&watched.status);
+        client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+        client
+    };
+    let clients = (0..CROWD).map(deaf).collect();
+    assert_served_beside(&watched, clients);
+}
+
+#[test]
+fn test_clients_that_go_at_once_hold_nobody() {
+    let watched = Watched::start();
+    for _ in 0..CROWD {
+        let mut client = connect(&watched.status);
+        let _ = client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+    }
+    assert_served_beside(&watched, Vec::new());
+}
+
+#[test]
+fn test_client_that_says_a_byte_from_time_to_time_is_hung_up_on() {
+    let watched = Watched::start();
+    let mut client = connect(&watched.status);
+    let start = Instant::now();
+    // Until it is refused.
+    while client.write_all(b"G").is_ok() {
+        assert!(start.elapsed() < HANG, "it is still served");
+        thread::sleep(Duration::from_millis(200));
+    }
+}
+
+#[test]
+fn test_many_clients_at_once_are_all_answered() {
+    let watched = Watched::start();
+    thread::scope(|scope| {
+        for _ in 0..CROWD {
+            scope.spawn(|| {
+                for _ in 0..5 {
+                    watched.status();
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn test_status_socket_is_for_owner_and_group_and_goes_with_the_process() {
+    let watched = Watched::start();
+    let mode = fs::metadata(&watched.status).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    let status = watched.status.clone();
+    assert!(watched.backend.terminate().success());
+    assert!(!status.exists());
+}
+
+#[test]
+fn test_status_socket_from_systemd_is_served_whatever_its_place() {
+    for names in ["vm1.socket:status", "status:vm1.socket"] {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = names.split(':').map(|name| dir.path().join(name));
+        let listeners: Vec<OwnedFd> = paths
+            .map(|path| UnixListener::bind(path).unwrap().into())
+            .collect();
+        let numbers: Vec<_> = listeners
+            .iter()
+            .map(|fd| {
+                fcntl_setfd(fd, FdFlags::empty()).unwrap();
+                fd.as_raw_fd()
+            })
+            .collect();
+        // By way of high numbers, as one of them may be 3 or 4.
+        let script = format!(
+            "exec 100<&{0} 101<&{1}; exec 3<&100 4<&101; \
+             LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES={names} exec {2}",
+            numbers[0],
+            numbers[1],
+            command().get_program().to_string_lossy()
+        );
+        let mut child = std::process::Command::new("/bin/bash")
+            .args(["-c", &script])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let messages = show_messages(&mut child);
+        let frontend = Frontend::connect(dir.path().join("vm1.socket"), &options());
+        let status: Value =
+            serde_json::from_str(&get(&dir.path().join("status"), "/status")).unwrap();
+        crate::support::terminate(&mut child);
+        messages.join().unwrap();
+
+        frontend.unwrap();
+        assert_eq!(status["connections"], 1);
+    }
+}
+
+#[test]
+fn test_status_of_several_back_ends_is_one_table_one_object_one_text() {
+    let (one, other) = (Watched::start(), Watched::start());
+    let gone = one.status.with_file_name("gone.status.sock");
+    let second = one.status.with_file_name("vm2.status.sock");
+    std::os::unix::fs::symlink(&other.status, &second).unwrap();
+    let paths = [&*one.status, &second, &gone];
+
+    let table = run_status(&[], &paths);
+    assert_eq!(table.status.code(), Some(1), "one does not answer");
+    let table = String::from_utf8(table.stdout).unwrap();
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("VM "), "{table}");
+    assert!(lines[1].starts_with("vm1") && lines[1].contains("RUNNING"));
+    assert!(lines[2].starts_with("vm2") && lines[3].starts_with("gone"));
+    assert!(table.contains("does not answer"), "{table}");
+
+    let json = run_status(&["--json"], &paths);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!(json["vm2"]["phase"], "running");
+    assert!(json["gone"]["error"].is_string());
+
+    let metrics = run_status(&["--metrics"], &paths[..2]);
+    assert!(metrics.status.success());
+    let text = String::from_utf8(run_status(&["--metrics"], &paths).stdout).unwrap();
+    for (vm, up) in [("vm1", 1.0), ("vm2", 1.0), ("gone", 0.0)] {
+        assert_eq!(metric(&text, &format!("vsva_up{{vm=\"{vm}\"}}")), up);
+    }
+    let types = text
+        .lines()
+        .filter(|line| line.starts_with("# TYPE vsva_faults_read_total"));
+    assert_eq!(types.count(), 1);
+}
+
+#[test]
+fn test_status_of_what_is_no_status_socket_says_so() {
+    let watched = Watched::start();
+    let output = run_status(&[], &[&watched.backend.socket()]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("does not answer") || text.contains("gives no status"),
+        "{text}"
+    );
+}
+
+#[test]
+fn test_status_for_a_reader_that_has_gone_ends() {
+    let watched = Watched::start();
+    let mut child = command()
+        .args(["status", "--watch", "--json"])
+        .arg(&watched.status)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 1];
+    child.stdout.take().unwrap().read_exact(&mut first).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// What begins like the names of metrics, without what Prometheus adds to those of a histogram.
+fn metric_names(text: &str) -> impl Iterator<Item = String> + '_ {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("vsva_")).map(|word| {
+        let part = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|part| word.strip_suffix(part));
+        part.unwrap_or(word).to_owned()
+    })
+}
+
+#[test]
+fn test_dashboard_and_alerts_name_only_metrics_that_a_back_end_has() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    vm.frontend.drain(1, LONG).unwrap();
+    watched.wait(|document| document["drains"]["last"].is_object());
+    let text = get(&watched.status, "/metrics");
+    let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    let known: Vec<&str> = types.filter_map(|line| line.split(' ').next()).collect();
+
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/monitoring");
+    let dashboard = fs::read_to_string(folder.join("dashboard.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter();
+    let targets = panels.flat_map(|panel| panel["targets"].as_array().unwrap());
+    let mut expressions: Vec<String> = targets
+        .map(|target| target["expr"].as_str().unwrap().to_owned())
+        .collect();
+    let alerts = fs::read_to_string(folder.join("alerts.yml")).unwrap();
+    expressions.push(alerts);
+
+    let mut seen = 0;
+    for name in expressions.iter().flat_map(|text| metric_names(text)) {
+        assert!(known.contains(&&*name), "{name}");
+        seen += 1;
+    }
+    assert!(seen > 20, "{seen}");
+}
