@@ -18,6 +18,8 @@ const NOTHING: Budget = Budget {
     resets: 0,
     detaches: 0,
     losses: 0,
+    disconnects: 0,
+    connects: 0,
 };
 
 /// A guest that writes and faults while it is migrated.
@@ -35,6 +37,17 @@ const STOPPED: Budget = Budget {
     migrations: 1,
     stops: 1,
     saves: 1,
+    ..NOTHING
+};
+
+/// A VM that is stopped now and then, and whose connection ends and comes again.
+const RECONNECT: Budget = Budget {
+    submissions: 2,
+    faults: 1,
+    asks: 1,
+    waits: 1,
+    disconnects: 1,
+    connects: 1,
     ..NOTHING
 };
 
@@ -107,6 +120,64 @@ fn test_back_end_lost_at_any_time_keeps_the_rules() {
         ..STOPPED
     };
     assert_kept(budget, seen::RECOVERED);
+}
+
+#[test]
+fn test_front_end_that_connects_again_at_any_time_keeps_the_rules() {
+    let reached = seen::DRAINED | seen::AGAIN | seen::ANEW;
+    assert_kept(RECONNECT, reached);
+}
+
+#[test]
+fn test_reset_beside_a_new_connection_keeps_the_rules() {
+    let budget = Budget {
+        faults: 0,
+        resets: 1,
+        ..RECONNECT
+    };
+    assert_kept(budget, seen::AGAIN | seen::ANEW);
+}
+
+#[test]
+fn test_front_end_that_connects_to_a_new_back_end_keeps_the_rules() {
+    let budget = Budget {
+        losses: 1,
+        disconnects: 0,
+        ..RECONNECT
+    };
+    assert_kept(budget, seen::RECOVERED | seen::ANEW);
+}
+
+#[test]
+fn test_answers_that_are_not_sent_again_on_a_new_connection_leave_a_fault() {
+    let rules = Rules {
+        commands_again: false,
+        ..Rules::ALL
+    };
+    assert_needed(rules, RECONNECT, "a fault is never answered");
+}
+
+#[test]
+fn test_dropped_submission_that_is_not_sent_again_on_a_new_connection_is_a_gap() {
+    let rules = Rules {
+        dropped_again: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        faults: 0,
+        resets: 1,
+        ..RECONNECT
+    };
+    assert_needed(rules, budget, "the back-end refuses");
+}
+
+#[test]
+fn test_new_connection_after_copies_were_executed_executes_them_twice() {
+    let rules = Rules {
+        anew_if_executed: false,
+        ..Rules::ALL
+    };
+    assert_needed(rules, RECONNECT, "F8: ticket 0");
 }
 
 #[test]

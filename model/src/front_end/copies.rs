@@ -63,6 +63,18 @@ impl Copies {
             .filter_map(|(ticket, held)| held.map(|device| (ticket, device)))
     }
 
+    /// All of them from `replayed` on.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u64, Option<u32>)> + '_ {
+        (self.replayed..).zip(self.held.iter().copied())
+    }
+
+    /// They get new tickets from 0 on, in their order.
+    pub(super) fn renumber(&mut self) {
+        self.held.retain(Option::is_some);
+        self.replayed = 0;
+        self.uncopied = 0;
+    }
+
     pub(super) fn push(&mut self, device: u32) -> u64 {
         self.held.push_back(Some(device));
         self.next_ticket() - 1

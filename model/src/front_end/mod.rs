@@ -6,6 +6,7 @@
 
 mod copies;
 mod policy;
+mod reconnect;
 mod rules;
 mod saved;
 mod steps;
@@ -62,6 +63,11 @@ pub enum Post {
     },
     /// SUBMIT.
     Submit {
+        /// Its ticket.
+        ticket: u64,
+    },
+    /// SUBMIT for no device: it was dropped.
+    SubmitNone {
         /// Its ticket.
         ticket: u64,
     },
@@ -123,6 +129,10 @@ pub struct FrontEnd {
     copies: Copies,
     /// What is to be posted.
     posts: Vec<Post>,
+    /// What the back-end that was lost has not taken.
+    untaken: Vec<Post>,
+    /// Copies were executed without a back-end.
+    executed_alone: bool,
     /// Who wants a drain.
     wanted: u8,
     /// It has failed; whoever wants it is told.
@@ -171,6 +181,8 @@ impl FrontEnd {
             may_replay: false,
             copies: Copies::default(),
             posts: Vec::new(),
+            untaken: Vec::new(),
+            executed_alone: false,
             wanted: 0,
             failed: false,
             expired: false,
@@ -226,6 +238,8 @@ impl FrontEnd {
     fn post(&mut self, post: Post) {
         if self.connected {
             self.posts.push(post);
+        } else if self.rules.commands_again {
+            self.keep([post]);
         }
     }
 }

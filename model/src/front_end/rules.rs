@@ -22,6 +22,12 @@ pub struct Rules {
     pub skips_dropped: bool,
     /// F11: the copies are executed if the back-end is lost.
     pub recovers: bool,
+    /// F11: commands that the back-end has not taken are sent to it again.
+    pub commands_again: bool,
+    /// F11: so that no ticket is missing, those that were dropped are sent again as well, for no device.
+    pub dropped_again: bool,
+    /// F11: a front end that has executed copies itself begins anew.
+    pub anew_if_executed: bool,
 }
 
 impl Rules {
@@ -36,5 +42,8 @@ impl Rules {
         loaded_copies: true,
         skips_dropped: true,
         recovers: true,
+        commands_again: true,
+        dropped_again: true,
+        anew_if_executed: true,
     };
 }

@@ -199,7 +199,10 @@ impl FrontEnd {
             return violation("F11", what);
         }
         match self.copies.pop() {
-            Some(held) => Ok((ticket, held.map_or(Execution::Dropped, Execution::Device))),
+            Some(held) => {
+                self.executed_alone = true;
+                Ok((ticket, held.map_or(Execution::Dropped, Execution::Device)))
+            }
             None => violation("F11", format!("ticket {ticket} is executed, there is none")),
         }
     }

@@ -40,6 +40,10 @@ pub enum Action {
     Continues,
     Detaches,
     Loses,
+    Disconnects,
+    Connects {
+        anew: bool,
+    },
 }
 
 impl World {
@@ -50,6 +54,7 @@ impl World {
         }
         let vm = self.front.vm();
         let connected = self.front.connected();
+        let there = connected || self.left.connects > 0 && !self.ended;
         let mut can = |condition: bool, action: Action| {
             if condition {
                 out.push(action);
@@ -60,10 +65,10 @@ impl World {
         can(connected && !self.portal.is_empty(), BackEndTakes);
         can(connected && self.core.has_event(), BackEndEmits);
         can(
-            connected && self.function.unread && self.core.wants_read(0),
+            there && self.function.unread && self.core.wants_read(0),
             BackEndReads,
         );
-        can(connected && self.core.deadline().is_some(), BackEndDeadline);
+        can(there && self.core.deadline().is_some(), BackEndDeadline);
 
         if vm == Vm::Saving {
             // The lock is held until the save is over.
@@ -80,7 +85,7 @@ impl World {
             WorkBegins,
         );
         can(
-            function.dma && self.left.faults > 0 && connected && self.attached,
+            function.dma && self.left.faults > 0 && there && self.attached,
             DmaFaults,
         );
         can(function.dma, DmaEnds);
@@ -105,6 +110,11 @@ impl World {
             Detaches,
         );
         can(connected && self.left.losses > 0, Loses);
+        can(connected && self.left.disconnects > 0, Disconnects);
+        let connects = !connected && self.left.connects > 0;
+        let kept = !self.ended && self.front.may_connect_again();
+        can(connects && kept, Connects { anew: false });
+        can(connects, Connects { anew: true });
 
         match self.migration {
             Migration::None => {
@@ -216,6 +226,14 @@ impl World {
             Action::Loses => {
                 self.left.losses -= 1;
                 self.lose();
+            }
+            Action::Disconnects => {
+                self.left.disconnects -= 1;
+                self.disconnect();
+            }
+            Action::Connects { anew } => {
+                self.left.connects -= 1;
+                self.connect(anew);
             }
             Action::MigrationBegins => {
                 self.left.migrations -= 1;

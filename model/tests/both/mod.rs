@@ -2,6 +2,7 @@
 //! Both halves as one model.
 
 pub mod actions;
+pub mod reconnect;
 pub mod world;
 
 use crate::checker;

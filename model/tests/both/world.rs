@@ -46,6 +46,10 @@ pub struct Budget {
     pub resets: u8,
     pub detaches: u8,
     pub losses: u8,
+    /// The connection ends, and the back-end goes on.
+    pub disconnects: u8,
+    /// The front end connects again.
+    pub connects: u8,
 }
 
 /// The emulated or passed-through function.
@@ -104,6 +108,8 @@ pub struct World {
     /// The stop under way was allowed: the devices were ready.
     pub asked: bool,
     pub memory: Option<Snapshot>,
+    /// The back-end that was connected has ended.
+    pub ended: bool,
     /// At the destination.
     pub there: bool,
     /// Work that DRAINED held when it ended by itself.
@@ -130,7 +136,11 @@ pub mod seen {
     pub const REPLAYED_THERE: u32 = 1 << 13;
     pub const RECOVERED: u32 = 1 << 14;
     pub const NOT_READY_ANY_MORE: u32 = 1 << 15;
-    pub const ALL: [(u32, &str); 15] = [
+    pub const AGAIN: u32 = 1 << 16;
+    pub const ANEW: u32 = 1 << 17;
+    pub const ALL: [(u32, &str); 17] = [
+        (AGAIN, "connected again, with submissions"),
+        (ANEW, "connected anew, with submissions"),
         (DRAINED, "drained"),
         (FAILED, "a drain failed"),
         (RELEASED, "released"),
@@ -169,17 +179,20 @@ pub fn submission(ticket: u64) -> Submission {
     }
 }
 
-fn back_end() -> Core<()> {
-    let mut core = Core::new(limits(), ()).unwrap();
-    let desc = Attachment {
+pub fn attachment() -> Attachment {
+    Attachment {
         device: DEVICE,
         vsid: SID,
         dev_id: 10,
         channel: CHANNEL,
         max_outstanding: 0,
         pri: false,
-    };
-    core.attach(&desc, 0).unwrap();
+    }
+}
+
+pub fn back_end() -> Core<()> {
+    let mut core = Core::new(limits(), ()).unwrap();
+    core.attach(&attachment(), 0).unwrap();
     core
 }
 
@@ -200,6 +213,7 @@ impl World {
             waiting: false,
             asked: false,
             memory: None,
+            ended: false,
             there: false,
             expired: None,
             left: budget,
@@ -285,6 +299,9 @@ impl World {
                     code,
                 };
                 self.portal_message(MessageType::SmmuCmd, DEVICE, &resume.encode());
+            }
+            Post::SubmitNone { ticket } => {
+                self.portal_message(MessageType::Submit, DEVICE_NONE, &submission(ticket));
             }
             Post::Submit { ticket } => {
                 self.portal_message(MessageType::Submit, DEVICE, &submission(ticket));
@@ -427,6 +444,7 @@ impl World {
 
     /// The connection is lost; the back-end's end aborts the faults.
     pub fn lose(&mut self) {
+        self.ended = true;
         self.portal.clear();
         self.events.clear();
         self.deferred.clear();
