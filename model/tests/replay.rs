@@ -416,6 +416,15 @@ fn test_event_with_the_sid_of_another_device_breaks_f12() {
     wrong.breaks("F12", "vsva_smmu_event");
 }
 
+#[test]
+fn test_stall_that_is_no_fault_breaks_f12() {
+    let mut wrong = Recording::new("migration");
+    let event = "vsva_smmu_event vsva0 device 0 sid 0x80 ssid 1 stag 0x0 addr 0x1000 delivered 1 \
+                 type 0x4 stall 1";
+    wrong.insert_after("source.log", event, "vsva_state vsva0 0 -> 1");
+    wrong.breaks("F12", "vsva_smmu_event");
+}
+
 // The program's own messages.
 
 #[test]

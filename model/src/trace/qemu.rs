@@ -69,6 +69,8 @@ pub enum Step {
         device: u32,
         sid: u32,
         delivered: bool,
+        /// Its type, and whether it is a stall; older traces do not have them.
+        kind: Option<(u32, bool)>,
     },
     Saved {
         generation: u64,
@@ -257,6 +259,7 @@ fn device_step(name: &str, f: &Fields) -> Result<Option<Step>, String> {
             device: device()?,
             sid: f.small("sid")?,
             delivered: f.flag("delivered")?,
+            kind: f.small("type").ok().zip(f.flag("stall").ok()),
         },
         "vsva_saved" => Step::Saved {
             generation: generation()?,

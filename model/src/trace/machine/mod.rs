@@ -193,7 +193,11 @@ impl Machine {
                 device,
                 sid,
                 delivered,
-            } => self.event(device, sid, delivered)?,
+                kind,
+            } => {
+                self.event(device, sid, delivered)?;
+                portals::check_kind(kind)?;
+            }
             Step::Saved { generation, next } => {
                 self.front.check_savable()?;
                 same("F1", "generation", generation, self.front.generation())?;

@@ -92,3 +92,16 @@ impl Machine {
         Ok(())
     }
 }
+
+/// F_TRANSLATION: what every fault is told as.
+const F_TRANSLATION: u32 = 0x10;
+
+/// Stall is set exactly for a fault, which has one type.
+pub(super) fn check_kind(kind: Option<(u32, bool)>) -> Result<(), Violation> {
+    match kind {
+        Some((kind, true)) if kind != F_TRANSLATION => {
+            violation("F12", format!("an event of type {kind:#x} is a stall"))
+        }
+        _ => Ok(()),
+    }
+}
