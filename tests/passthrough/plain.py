@@ -30,6 +30,24 @@ class PlainPassthrough(PassthroughTest):
         self.assertEqual(vm.guest.cmd("dma 20", 120)["done"], 20)
         self.assertEqual(vm.guest.cmd("status")["device"]["completed"], 20)
 
+    def test_function_level_reset_by_the_guest_starts_over(self):
+        vm = self.new_vm().boot()
+        vm.guest.cmd("dma 5", 120)
+        device = vm.guest.cmd("reset")["device"]
+        self.assertEqual((device["ctrl"], device["next"], device["completed"]), (0, 0, 0))
+        vm.guest.cmd("enable")
+        vm.guest.cmd("dma 5", 120)
+        self.assertEqual(vm.guest.cmd("status")["device"]["completed"], 5)
+
+    def test_device_of_the_guest_before_is_found_empty(self):
+        vm = self.new_vm("first").boot()
+        vm.guest.cmd("dma 3", 120)
+        vm.quit()
+        vm = self.new_vm("second").boot()
+        device = vm.guest.cmd("status")["device"]
+        self.assertEqual((device["next"], device["completed"]), (0, 0))
+        vm.guest.cmd("dma 3", 120)
+
     def test_migration_without_variant_driver_is_refused(self):
         vm = self.new_vm(driver="vfio-pci").boot()
         vm.guest.cmd("dma 3", 120)

@@ -12,7 +12,7 @@ from .host import Host
 from .remote import RemoteBackend
 from .witness import account
 
-DOWNTIME = {"downtime-limit": 30000}
+DOWNTIME = {"downtime-limit": 30000, "avail-switchover-bandwidth": 1 << 30}
 
 
 class PassthroughTest(VsvaTest):

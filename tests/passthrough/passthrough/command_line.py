@@ -50,7 +50,7 @@ def guest(name, slot, boot, smmu, memory_mib):
               "-D", f"/run/{name}-trace.log"]
     for pattern in (*TRACE_PATTERNS, *VFIO_PATTERNS):
         words += ["-trace", pattern]
-    for key, value in (smmu or {}).items():
+    for key, value in {**smmu, "accel": "on"}.items() if smmu else ():
         words += ["-global", f"arm-smmuv3.{key}={value}"]
     return words
 
