@@ -6,6 +6,8 @@ from avocado_vsva.command_line import TRACE_PATTERNS
 from . import environment
 
 FIRST_DEVICE = 1
+FIRST_PORTS = 0x10
+PORTS_EACH = 6
 FIRST_PASSED = 0x10
 WITNESS_PATTERNS = ("smmuv3_stall*", "smmuv3_cmd_resume*", "smmuv3_cmd_stall*")
 VFIO_PATTERNS = ("vfio_migration_set_state", "vfio_vmstate_change*")
@@ -25,13 +27,25 @@ def host(found, fds, devices, trace_path, clock):
         words += ["-trace", pattern]
     for number in range(devices):
         words += ["-device", f"vsva-testdev,id=td{number},addr={FIRST_DEVICE + number:#x}"]
-    words += ["-device", "virtio-serial-pci,addr=0x1e,max_ports=31"]
+    return words + ports(fds)
+
+
+def ports(fds):
+    """
+    A few on each controller: QEMU drops what its control queue of 32 has no room for, which are the names of ports and
+    that they are open.
+    """
+    words, count = [], 0
     for name, fd in fds.items():
         words += ["-chardev", f"socket,id={name},fd={fd}"]
         if name == "console":
             words += ["-serial", f"chardev:{name}"]
-        else:
-            words += ["-device", f"virtserialport,chardev={name},name={name}"]
+            continue
+        controller, number = divmod(count, PORTS_EACH)
+        if number == 0:
+            words += ["-device", f"virtio-serial-pci,id=ports{controller},addr={FIRST_PORTS + controller:#x}"]
+        words += ["-device", f"virtserialport,bus=ports{controller}.0,chardev={name},name={name}"]
+        count += 1
     return words
 
 

@@ -61,6 +61,10 @@ fn link_all(name: &str) -> io::Result<bool> {
             continue;
         };
         let text = text.trim();
+        if text == "(null)" {
+            named = false;
+            continue;
+        }
         found |= text == name;
         match symlink(
             Path::new("/dev").join(port.file_name()),
