@@ -130,6 +130,7 @@ static void vsva_debugfs_init(struct vsva_vf *vf)
 		return;
 	debugfs_create_bool("fail_stop", 0600, root, &vf->fail.stop);
 	debugfs_create_bool("fail_save", 0600, root, &vf->fail.save);
+	debugfs_create_bool("fail_write", 0600, root, &vf->fail.write);
 	debugfs_create_bool("fail_load", 0600, root, &vf->fail.load);
 }
 

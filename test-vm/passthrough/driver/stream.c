@@ -72,6 +72,8 @@ static ssize_t stream_write(struct file *filp, const char __user *buf,
 	mutex_lock(&stream->lock);
 	if (stream->disabled) {
 		ret = -ENODEV;
+	} else if (READ_ONCE(stream->vf->fail.write)) {
+		ret = -EIO;
 	} else if (len > stream->ready - stream->done) {
 		ret = -ENOSPC;
 	} else if (copy_from_user((u8 *)stream->state + stream->done, buf,

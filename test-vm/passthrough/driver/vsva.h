@@ -49,6 +49,7 @@ struct vsva_stream {
 struct vsva_failures {
 	bool stop;		/* the engine seems never to be quiet */
 	bool save;
+	bool write;		/* of the state, by user space */
 	bool load;
 };
 

@@ -114,8 +114,7 @@ class Host:
 
     def inject(self, function, failure, on=True):
         """Let the variant driver fail to stop, save or load the device."""
-        name = self.request("list", path=f"/sys/bus/pci/devices/{function}/vfio-dev")["names"][0]
-        self.write(f"/sys/kernel/debug/vfio/{name}/fail_{failure}", "Y" if on else "N")
+        self.write(f"/sys/kernel/debug/vfio/{function}/fail_{failure}", "Y" if on else "N")
 
     def take(self, count):
         """So many functions that no VM has."""
