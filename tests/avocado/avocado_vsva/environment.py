@@ -25,14 +25,19 @@ class Environment:
 
     @classmethod
     def load(cls):
-        found, missing = {}, []
-        for field, (variable, meaning) in VARIABLES.items():
-            path = Path(os.environ.get(variable, ""))
-            if path.is_file():
-                found[field] = path.resolve()
-            else:
-                missing.append(f"{variable} ({meaning})")
-        if missing:
-            raise FileNotFoundError("not set or not a file: " + ", ".join(missing) + "; test-vm/check sets all of them")
         out = Path(os.environ.get("VSVA_OUT", "vsva-out")).resolve()
-        return cls(out=out, **found)
+        return cls(out=out, **files_of(VARIABLES, "test-vm/check"))
+
+
+def files_of(variables, setter):
+    """The file that each variable of the environment names; `setter` is the command that sets them."""
+    found, missing = {}, []
+    for field, (variable, meaning) in variables.items():
+        path = Path(os.environ.get(variable, ""))
+        if path.is_file():
+            found[field] = path.resolve()
+        else:
+            missing.append(f"{variable} ({meaning})")
+    if missing:
+        raise FileNotFoundError("not set or not a file: " + ", ".join(missing) + f"; {setter} sets all of them")
+    return found

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """What the machine that stands for a host (L1) is made of, and what is in it."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from avocado_vsva.environment import files_of
 
 VARIABLES = {
     "qemu": ("VSVA_QEMU", "the patched qemu-system-aarch64"),
@@ -27,14 +28,4 @@ class HostEnvironment:
 
     @classmethod
     def load(cls):
-        found, missing = {}, []
-        for field, (variable, meaning) in VARIABLES.items():
-            path = Path(os.environ.get(variable, ""))
-            if path.is_file():
-                found[field] = path.resolve()
-            else:
-                missing.append(f"{variable} ({meaning})")
-        if missing:
-            raise FileNotFoundError("not set or not a file: " + ", ".join(missing) +
-                                    "; test-vm/check passthrough sets all of them")
-        return cls(**found)
+        return cls(**files_of(VARIABLES, "test-vm/check passthrough"))
