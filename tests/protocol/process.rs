@@ -21,7 +21,9 @@ use rustix::{
 };
 use vhost_user_vsva::frontend::Frontend;
 
-use crate::support::{command, event_records, options, show_messages, Backend, OneDevice};
+use crate::support::{
+    command, connect, event_records, options, show_messages, terminate, Backend, OneDevice,
+};
 
 fn run(command: &mut Command) -> Output {
     command
@@ -429,4 +431,16 @@ fn test_killed_backend_is_seen_by_the_front_end() {
     backend.signal(Signal::KILL);
     assert_eq!(backend.child.wait().unwrap().signal(), Some(9));
     vm.frontend.config().unwrap_err();
+}
+
+#[test]
+fn test_sigterm_as_soon_as_the_socket_is_there_ends_the_process_in_order() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsva.sock");
+        let mut child = command().arg("--socket-path").arg(&socket).spawn().unwrap();
+        connect(&mut child, &socket);
+        terminate(&mut child);
+        assert!(!socket.exists());
+    }
 }

@@ -60,13 +60,13 @@ const REST: Duration = Duration::from_millis(100);
 
 /// Serves until SIGTERM or SIGINT; for one connection, until SIGTERM or its end.
 pub fn run(config: &Config) -> Result<(), Error> {
-    // A file that has become too large is an error of the write, not the end of the process.
-    sys::block_signals(&[libc::SIGXFSZ]).map_err(Error::system("Cannot set up signals"))?;
-    // First of all, as what the process was started with has fixed numbers.
+    // In all threads, as none has been started yet. SIGXFSZ: a file that has become too large is
+    // an error of the write. The others end the process in order as soon as its socket is there.
+    sys::block_signals(&[libc::SIGXFSZ, libc::SIGTERM, libc::SIGINT])
+        .map_err(Error::system("Cannot set up signals"))?;
+    // Before any descriptor is made, as what the process was started with has fixed numbers.
     let mut socket = Socket::open(config.listen.as_ref())?;
     let status = StatusSocket::open(config.status_socket.as_deref())?;
-    // Blocked in all threads, as none has been started yet.
-    sys::block_signals(&[libc::SIGINT]).map_err(Error::system("Cannot set up signals"))?;
     let heeded: &[_] = if config.one_off {
         // A terminal sends SIGINT to the front end as well, with whose connection this ends.
         &[libc::SIGTERM]
