@@ -68,7 +68,7 @@ rust_crates()
 	cargo tree --locked --prefix none --edges normal,build 2>/dev/null | sort -u | wc -l
 }
 
-# Builds a program in release mode and prints its path: rust_program NAME OF WHAT.
+# rust_program NAME OF [OPTION...]: builds a program in release mode and prints its path.
 rust_program()
 {
 	local log=$VSVA_OUT/$2-build.log
@@ -76,7 +76,7 @@ rust_program()
 	: >"$log"
 	cd "$VSVA_ROOT"
 	watched "$2" 1/1 "$log" "cargo build --release" numbered "$(rust_crates)" \
-		cargo build --locked --release --bin "$1" ||
+		cargo build --locked --release --bin "$1" "${@:3}" ||
 		die "the $2 could not be built"
 	printf '%s\n' "${CARGO_TARGET_DIR:-$VSVA_ROOT/target}/release/$1"
 }
