@@ -2,10 +2,19 @@
 """Starts the programs under test so that none of them outlives the test, even one that is killed."""
 
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+# The kernel takes the thread that has started a program for its parent, and avocado ends the thread that runs a test
+# before tearDown begins: this one lives as long as the process.
+_parent = ThreadPoolExecutor(1, "start")
 
 
 def start(command, log_path, inherited=()):
     """The command line is the first line of the log, what the program says follows."""
+    return _parent.submit(_start, command, log_path, inherited).result()
+
+
+def _start(command, log_path, inherited):
     with open(log_path, "wb") as log:
         log.write((" ".join(map(str, command)) + "\n").encode())
         log.flush()
