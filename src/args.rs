@@ -139,6 +139,8 @@ impl From<Sandbox> for SandboxMode {
 pub enum Command {
     /// Show the status of back-ends that run.
     Status(StatusArgs),
+    /// Say what event logs tell, and draw it.
+    Report(ReportArgs),
 }
 
 /// Shows what back-ends of this host are doing.
@@ -159,4 +161,21 @@ pub struct StatusArgs {
     /// Status sockets; without any, those of all back-ends of this host: /run/vhost-user-vsva/*.status.sock.
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+}
+
+/// Says what the event logs of one or two hosts tell, and draws it.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ReportArgs {
+    /// Draw the picture here, as SVG; a file that is there is replaced.
+    #[arg(short, long, value_name = "FILE", default_value = "timeline.svg")]
+    pub output: PathBuf,
+
+    /// Only drains of this generation, instead of the last ones.
+    #[arg(long, value_name = "N")]
+    pub generation: Option<u64>,
+
+    /// Event logs of back-ends (--event-log); of a migration that of the source and that of the
+    /// destination.
+    #[arg(value_name = "EVENTS", required = true, num_args = 1..=2)]
+    pub logs: Vec<PathBuf>,
 }

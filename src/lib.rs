@@ -6,6 +6,7 @@
 //! - [`state`]: the state stream.
 //! - [`backend`]: the shell around them: sockets, rings, threads.
 //! - [`status`]: what an operator sees of it.
+//! - [`report`]: what its event log says afterwards.
 //! - `frontend` (with the feature of that name): what a VMM does to use it.
 //! - [`sandbox`]: what the process gives up before it talks to anybody.
 
@@ -19,6 +20,7 @@ pub mod error;
 pub mod frontend;
 mod lock;
 pub mod messages;
+pub mod report;
 pub mod sandbox;
 mod seqlock;
 pub mod state;

@@ -6,9 +6,9 @@
 
 mod args;
 
-use std::process::ExitCode;
+use std::{io::Write, process::ExitCode};
 
-use args::{Args, Command, StatusArgs};
+use args::{Args, Command, ReportArgs, StatusArgs};
 use clap::Parser;
 use vhost_user_vsva::{
     backend,
@@ -16,6 +16,7 @@ use vhost_user_vsva::{
     core::Limits,
     error::Error,
     messages,
+    report::{self, Report, ReportError},
     state::StateVersion,
     status::{
         client::ClientError,
@@ -73,7 +74,8 @@ fn run(args: Args) -> Result<(), Error> {
 /// Runs a subcommand.
 fn tool(command: Command) -> ExitCode {
     let done = match command {
-        Command::Status(args) => show_status(args),
+        Command::Status(args) => show_status(args).map_err(|e| e.to_string()),
+        Command::Report(args) => show_report(args).map_err(|e| e.to_string()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -83,6 +85,17 @@ fn tool(command: Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn show_report(args: ReportArgs) -> Result<bool, ReportError> {
+    let text = report::report(&Report {
+        logs: args.logs,
+        output: args.output,
+        generation: args.generation,
+    })?;
+    // Whoever reads it may have enough of it.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(true)
 }
 
 fn show_status(args: StatusArgs) -> Result<bool, ClientError> {

@@ -16,7 +16,7 @@ mod attach;
 mod channels;
 mod connection;
 mod engine;
-mod events;
+pub(crate) mod events;
 mod instance;
 mod link;
 mod process;

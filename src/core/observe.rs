@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the core tells its observer.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::wire::{DrainFailedReason, LostReason, ResponseCode};
 
@@ -25,7 +25,7 @@ impl<F: FnMut(u64, &Observation)> Observer for F {
 }
 
 /// Why a fault record was answered INVALID without telling the guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RefusedReason {
     /// No attached device of this channel has its `dev_id`.
@@ -37,7 +37,7 @@ pub enum RefusedReason {
 }
 
 /// The guest's command that answered a fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestCommand {
     /// CMD_RESUME.
@@ -49,7 +49,7 @@ pub enum GuestCommand {
 }
 
 /// One step of the core.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the fields are named as in the protocol")]

@@ -80,7 +80,7 @@ pub struct PageResponse {
 const _: () = assert!(size_of::<PageResponse>() == PAGE_RESPONSE_SIZE);
 
 /// Code of a [`PageResponse`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u32)]
 pub enum ResponseCode {

@@ -258,7 +258,9 @@ pub struct Released {
 impl Payload for Released {}
 
 /// Payload of DEVICE_LOST: why a fault channel is gone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromBytes, serde::Serialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, TryFromBytes, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 #[repr(u32)]
 pub enum LostReason {

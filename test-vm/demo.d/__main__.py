@@ -10,10 +10,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "avocado"
 
 # pylint: disable=wrong-import-position
 import show                                                 # noqa: E402
+from picture import write_timeline                          # noqa: E402
 from record import Run                                      # noqa: E402
 from report import write_report                             # noqa: E402
 from runs import RUNS, Place                                # noqa: E402
-from timeline import write_timeline                         # noqa: E402
 from avocado_vsva.environment import Environment            # noqa: E402
 
 
@@ -38,7 +38,8 @@ def main():
             runs.append(perform(function, Run(name, title, expected), Place(environment, logs, Path(sockets))))
             show.run(runs[-1])
     report = write_report(environment.out / "report.json", runs)
-    write_timeline(environment.out / "timeline.svg", report)
+    (logs / "report.txt").write_text(
+        write_timeline(environment.out / "timeline.svg", environment.backend, logs, runs), encoding="utf-8")
     show.summary(report, environment.out)
     return 0 if report["outcome"] == "as expected" else 1
 

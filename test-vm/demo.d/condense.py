@@ -33,13 +33,3 @@ def condense(timeline):
             first = merged[kind]
             first.update(count=first.get("count", 1) + 1, until=entry["time"], last_ids=entry["ids"])
     return condensed
-
-
-def select(timeline, actor, event):
-    """The entries of one kind."""
-    return [entry for entry in timeline if _kind(entry) == (actor, event)]
-
-
-def total(entries):
-    """How often what they stand for happened."""
-    return sum(entry.get("count", 1) for entry in entries)

@@ -10,6 +10,7 @@ mod logs;
 mod process;
 mod raw;
 mod refused;
+mod report;
 mod reset;
 mod robustness;
 mod share;

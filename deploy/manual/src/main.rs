@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! `vsva-manual FOLDER` writes into FOLDER what is made from the options of vhost-user-vsva:
-//! `man/vhost-user-vsva.1`, `man/vhost-user-vsva-status.1`, `bash/vhost-user-vsva`, `zsh/_vhost-user-vsva` and
-//! `fish/vhost-user-vsva.fish`.
+//! `man/vhost-user-vsva.1`, a page for each subcommand, `bash/vhost-user-vsva`, `zsh/_vhost-user-vsva`
+//! and `fish/vhost-user-vsva.fish`.
 
 use std::{env, fs, io, path::Path, process::ExitCode};
 
@@ -22,7 +22,19 @@ mod args;
 const NAME: &str = "vhost-user-vsva";
 /// For whatis(1).
 const SHORT: &str = "drains a guest's stalled DMA faults before its VM is stopped";
-const STATUS_SHORT: &str = "shows what back-ends of this host are doing";
+/// Subcommands: the name, for whatis(1), and when the exit status is 0.
+const SUBCOMMANDS: [(&str, &str, &str); 2] = [
+    (
+        "report",
+        "says what event logs tell, and draws it",
+        "0 if there is a report, else 1; 2 if an option is wrong.",
+    ),
+    (
+        "status",
+        "shows what back-ends of this host are doing",
+        "0 if all of them have answered, else 1; 2 if an option is wrong.",
+    ),
+];
 
 fn main() -> ExitCode {
     let Some(folder) = env::args_os().nth(1) else {
@@ -45,8 +57,11 @@ fn write(folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::write(man.join(format!("{NAME}.1")), page(&command)?)?;
-    if let Some(status) = command.find_subcommand("status") {
-        fs::write(man.join(format!("{NAME}-status.1")), status_page(status)?)?;
+    for (name, short, exit) in SUBCOMMANDS {
+        if let Some(subcommand) = command.find_subcommand(name) {
+            let page = subcommand_page(subcommand, name, short, exit)?;
+            fs::write(man.join(format!("{NAME}-{name}.1")), page)?;
+        }
     }
     for (shell, folder) in [(Bash, &bash), (Zsh, &zsh), (Fish, &fish)] {
         generate_to(shell, &mut command.clone(), NAME, folder)?;
@@ -72,27 +87,26 @@ fn page(command: &Command) -> io::Result<Vec<u8>> {
     Ok(out)
 }
 
-fn status_page(command: &Command) -> io::Result<Vec<u8>> {
+fn subcommand_page(
+    command: &Command,
+    name: &str,
+    short: &'static str,
+    exit: &str,
+) -> io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    let command = command.clone().display_name(format!("{NAME}-status"));
-    let page = Man::new(
-        command
-            .bin_name(format!("{NAME} status"))
-            .about(STATUS_SHORT),
-    )
-    .title(format!("{NAME}-status"))
-    .date("")
-    .manual(NAME)
-    .source(NAME);
+    let command = command.clone().display_name(format!("{NAME}-{name}"));
+    let page = Man::new(command.bin_name(format!("{NAME} {name}")).about(short))
+        .title(format!("{NAME}-{name}"))
+        .date("")
+        .manual(NAME)
+        .source(NAME);
     page.render_title(&mut out)?;
     page.render_name_section(&mut out)?;
     page.render_synopsis_section(&mut out)?;
     page.render_options_section(&mut out)?;
     let mut rest = Roff::new();
     rest.control("SH", ["EXIT STATUS"]);
-    rest.text([roman(
-        "0 if all of them have answered, else 1; 2 if an option is wrong.",
-    )]);
+    rest.text([roman(exit)]);
     rest.control("SH", ["SEE ALSO"]);
     rest.text(others(&[(NAME, "(1)")]));
     rest.to_writer(&mut out)?;
@@ -149,6 +163,7 @@ fn rest() -> Roff {
     }
     page.control("SH", ["SEE ALSO"]);
     page.text(others(&[
+        ("vhost-user-vsva-report", "(1), "),
         ("vhost-user-vsva-status", "(1), "),
         ("vsva-domain", "(1), "),
         ("vsva-check-host", "(8)"),

@@ -67,12 +67,12 @@ struct Out {
 pub struct EventLog(Option<Arc<Inner>>);
 
 impl EventLog {
-    /// A log that writes to `file`, once it has been started.
-    pub fn new(file: File) -> Self {
+    /// A log that writes to `file`, once it has been started; `torn`: its last line has no end.
+    pub fn new(file: File, torn: bool) -> Self {
         EventLog(Some(Arc::new(Inner {
             buffer: Mutex::default(),
             changed: Condvar::new(),
-            out: Mutex::new(Out { file, torn: false }),
+            out: Mutex::new(Out { file, torn }),
         })))
     }
 
@@ -214,7 +214,7 @@ mod tests {
     fn log() -> (EventLog, File) {
         let memfd = rustix::fs::memfd_create("event-log", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(memfd);
-        let log = EventLog::new(file.try_clone().unwrap());
+        let log = EventLog::new(file.try_clone().unwrap(), false);
         (log, file)
     }
 

@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use self::log_file::EventLog;
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// A step that is not the state machine's.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum Step {
     /// The socket accepts connections.

@@ -7,7 +7,7 @@ mod systemd;
 
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Read, Seek, SeekFrom},
     os::{
         fd::{AsFd, BorrowedFd},
         unix::fs::OpenOptionsExt,
@@ -172,7 +172,20 @@ fn open_event_log(config: &Config) -> Result<EventLog, Error> {
         path: path.clone(),
         source,
     };
-    open_log_file(path).map(EventLog::new).map_err(failed)
+    let file = open_log_file(path).map_err(failed)?;
+    Ok(EventLog::new(file, is_torn(path)))
+}
+
+/// Whether the last line of a log, which another process has written, has no end. If that cannot be
+/// seen, it is taken to have one.
+fn is_torn(path: &Path) -> bool {
+    let is_file = std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() > 0);
+    let mut last = [0];
+    is_file
+        && File::open(path).is_ok_and(|mut file| {
+            file.seek(SeekFrom::End(-1)).is_ok() && file.read_exact(&mut last).is_ok()
+        })
+        && last != *b"\n"
 }
 
 /// Opens a file to append to, or a FIFO, without waiting for its reader.
