@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What the core says, against what it must say.
 
-use super::super::rig::{sid, submission};
+use super::super::rig::submission;
 use super::kernel::{Fault, Group};
-use super::world::{channel_number, channel_of, Due, World, DEVICES, LIMITS};
+use super::world::{channel_number, channel_of, Due, World, LIMITS};
 use crate::core::{Phase, PortalError};
 use crate::wire::{
     DrainFailed, DrainFailedReason, DrainRequest, Drained, EventRecord, GenerationPayload, Message,
@@ -57,7 +57,7 @@ impl World {
                 assert_eq!(drained.answered.get(), self.answered);
                 assert_eq!(drained.pending.get() as usize, self.pending.len());
                 assert!(drained.duration_ns.get() <= self.now - self.begun);
-                assert_eq!(self.quiesced.len(), DEVICES as usize);
+                assert!(self.at_rest());
                 assert!(self.held.is_empty() && self.due.is_empty());
                 assert!(self.groups.values().all(|group| group.taken() == 0));
             }
@@ -88,7 +88,7 @@ impl World {
                 let group = &self.groups[&number];
                 assert_eq!(event.addr, group.record(index).addr.get());
                 assert_eq!(event.ssid, group.pasid);
-                assert_eq!(event.sid, sid(group.device));
+                assert_eq!(event.sid, self.vsid(group.device));
                 assert_eq!(message.device.get(), group.device);
                 assert_eq!(group.faults[index], Fault::Waiting);
                 let old = self.guest.insert(event.stag, (number, index));
@@ -126,7 +126,7 @@ impl World {
             let age = u32::try_from((now - read) / 1_000_000).unwrap();
             let addr = group.record(*index).addr.get();
             (
-                sid(group.device),
+                self.vsid(group.device),
                 group.pasid.unwrap_or(0),
                 addr,
                 age,
@@ -164,7 +164,7 @@ impl World {
                 "there is room"
             );
         }
-        let rested = self.quiesced.len() == DEVICES as usize;
+        let rested = self.at_rest();
         let waits = known || refused.is_some() || !rested || !self.held.is_empty();
         let ends = waits || !self.due.is_empty() || self.core.phase() != Phase::Draining;
         assert!(ends, "nothing is left");
@@ -247,7 +247,9 @@ impl World {
             }
             5 => Message::new(MessageType::Replay, 0, &submission(ticket)),
             6 => Message::new(MessageType::Reset, 0, &[0u8; 0]),
-            7 if !room => Message::new(MessageType::Submit, 0, &submission(ticket)),
+            7 if !room && self.attached.contains(&0) => {
+                Message::new(MessageType::Submit, 0, &submission(ticket))
+            }
             _ => return,
         };
         message.seq = U64::new(self.portal_seq.wrapping_add(if how == 0 { 2 } else { 1 }));

@@ -5,14 +5,15 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::super::oracle::answer_of;
 pub use super::super::oracle::Fault;
-use super::super::rig::dev_id;
 use crate::wire::{
     PgFault, ResponseCode, PERM_READ, PGFAULT_LAST_PAGE, PGFAULT_PASID_VALID, U32, U64,
 };
 
 #[derive(Clone, Debug)]
 pub struct Group {
+    /// The device that the core takes it for: whichever has the `dev_id` when it is offered.
     pub device: u32,
+    pub dev_id: u32,
     pub pasid: Option<u32>,
     pub grpid: u32,
     /// Address of its first fault; the others follow by pages.
@@ -35,7 +36,7 @@ impl Group {
         }
         PgFault {
             flags: U32::new(flags),
-            dev_id: U32::new(dev_id(self.device)),
+            dev_id: U32::new(self.dev_id),
             pasid: U32::new(self.pasid.unwrap_or(0)),
             grpid: U32::new(self.grpid),
             perm: U32::new(PERM_READ),
@@ -92,10 +93,11 @@ impl Kernel {
         true
     }
 
-    /// The page table of a device is replaced: all its faults are aborted, their cookies free.
-    pub fn abort(&mut self, groups: &mut BTreeMap<u64, Group>, device: u32) {
+    /// The page table of a device is replaced or taken away: all its faults are aborted, their
+    /// cookies free.
+    pub fn abort(&mut self, groups: &mut BTreeMap<u64, Group>, dev_id: u32) {
         self.queue.retain(|number| {
-            let other = groups[number].device != device;
+            let other = groups[number].dev_id != dev_id;
             if !other {
                 groups.remove(number);
             }
@@ -103,8 +105,8 @@ impl Kernel {
         });
         self.given.retain(|_, number| {
             let group = groups.get_mut(number).unwrap();
-            group.aborted |= group.device == device;
-            group.device != device
+            group.aborted |= group.dev_id == dev_id;
+            group.dev_id != dev_id
         });
     }
 }

@@ -1,9 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Random interleavings on fault files of the kernel: page tables that are replaced with and
 //! without HOLD, cookies that come again, page request groups, vEVENTQs, broadcasts, deadlines met
-//! exactly, and a front end that breaks the rules. Figures, order and reasons must be exact.
+//! exactly, devices that get another SID and `dev_id`, moves to another host, new connections, and
+//! a front end that breaks the rules. Figures, order and reasons must be exact.
 
+mod channels;
 mod check;
+mod front_end;
+mod guest;
 mod kernel;
 mod world;
 
@@ -79,6 +83,21 @@ enum Op {
     Reset {
         device: Option<u32>,
     },
+    Attach {
+        device: u32,
+        vsid: u32,
+        dev_id: u32,
+    },
+    Detach {
+        device: u32,
+    },
+    /// The state moves to a host on which each `dev_id` is so much higher.
+    Load {
+        moved: u32,
+    },
+    Reconnect {
+        resend: usize,
+    },
     Deadline,
     Pass {
         ms: u64,
@@ -116,11 +135,16 @@ fn op() -> impl Strategy<Value = Op> {
         2 => device.clone().prop_map(|device| Op::ReplaceWithoutHold { device }),
         4 => (prop::option::weighted(0.9, device.clone()), any::<bool>(), 0..3u32, any::<bool>())
             .prop_map(|(device, stall, lost, record)| Op::StageOne { device, stall, lost, record }),
-        8 => device.prop_map(|device| Op::Submit { device }),
+        8 => device.clone().prop_map(|device| Op::Submit { device }),
         4 => (0..40u32).prop_map(|timeout_ms| Op::Drain { timeout_ms }),
         10 => any_or_all.clone().prop_map(|device| Op::Quiesce { device }),
         4 => any::<bool>().prop_map(|zero| Op::Release { zero }),
         1 => any_or_all.prop_map(|device| Op::Reset { device }),
+        6 => (device.clone(), 0..world::IDS, 0..world::IDS)
+            .prop_map(|(device, vsid, dev_id)| Op::Attach { device, vsid, dev_id }),
+        2 => device.prop_map(|device| Op::Detach { device }),
+        4 => (0..world::IDS).prop_map(|moved| Op::Load { moved }),
+        1 => (0..4usize).prop_map(|resend| Op::Reconnect { resend }),
         1 => Just(Op::Deadline),
         2 => (1..20u64).prop_map(|ms| Op::Pass { ms }),
         3 => (0..8u8).prop_map(|how| Op::Break { how }),
