@@ -12,6 +12,7 @@ const APART: Setup = Setup {
     pri: false,
     max_faults: 3,
     max_outstanding: 2,
+    threads: false,
 };
 
 /// One fault file for both, and a table that is soon full.
@@ -128,6 +129,7 @@ fn test_page_request_larger_than_the_limit_does_not_wait_for_ever() {
         shared: true,
         max_faults: 3,
         max_outstanding: 1,
+        threads: false,
     };
     let budget = Budget {
         faults: [2, 1],
@@ -204,4 +206,117 @@ fn test_device_that_is_not_at_rest_when_it_says_so_faults_after_drained() {
         ..NOTHING
     };
     assert_needed(rules, APART, budget, "DRAINED, but");
+}
+
+/// Two threads of the shell, and what each is told to do.
+const THREADS: Setup = Setup {
+    threads: true,
+    ..APART
+};
+
+/// One channel for both devices, with room for one fault of each.
+const THREADS_SHARED: Setup = Setup {
+    threads: true,
+    ..SHARED
+};
+
+#[test]
+fn test_jobs_of_two_threads_beside_a_drain_are_given_out_once() {
+    let budget = Budget {
+        faults: [2, 1],
+        deadlines: 1,
+        ..NOTHING
+    };
+    assert_kept(THREADS, budget, seen::DRAINED | seen::FAILED);
+}
+
+#[test]
+fn test_jobs_of_two_threads_with_no_room_in_a_shared_channel_are_not_forgotten() {
+    let budget = Budget {
+        faults: [2, 1],
+        terms: 1,
+        ..NOTHING
+    };
+    assert_kept(THREADS_SHARED, budget, seen::DRAINED | seen::NO_ROOM);
+}
+
+#[test]
+fn test_jobs_of_two_threads_while_a_page_table_is_replaced_are_not_forgotten() {
+    let budget = Budget {
+        faults: [2, 1],
+        holds: 1,
+        ..NOTHING
+    };
+    let reached = seen::DRAINED | seen::HELD_DRAINING | seen::NO_ROOM;
+    assert_kept(THREADS_SHARED, budget, reached);
+}
+
+#[test]
+fn test_jobs_of_two_threads_while_devices_come_and_go_leave_no_channel_open() {
+    let budget = Budget {
+        faults: [1, 1],
+        detaches: 1,
+        attaches: 1,
+        losses: 1,
+        ..NOTHING
+    };
+    assert_kept(THREADS, budget, seen::DRAINED | seen::FAILED);
+    assert_kept(THREADS_SHARED, budget, seen::DRAINED | seen::FAILED);
+}
+
+#[test]
+fn test_jobs_of_two_threads_that_write_to_one_channel_are_each_done() {
+    let setup = Setup {
+        records: [2, 1],
+        pri: true,
+        max_faults: 3,
+        ..THREADS_SHARED
+    };
+    let budget = Budget {
+        faults: [2, 1],
+        ..NOTHING
+    };
+    assert_kept(setup, budget, seen::DRAINED | seen::REFUSED);
+}
+
+#[test]
+fn test_answer_that_is_not_written_leaves_a_command_without_effect() {
+    let rules = Rules {
+        writes: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        faults: [1, 0],
+        ..NOTHING
+    };
+    let wrong = "a command has taken effect before its answer is written";
+    assert_needed(rules, THREADS, budget, wrong);
+}
+
+#[test]
+fn test_channel_that_is_not_read_when_told_is_a_drain_that_never_ends() {
+    let rules = Rules {
+        reads: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        faults: [1, 0],
+        ..NOTHING
+    };
+    let wrong = "a drain goes on with nothing to wait for";
+    assert_needed(rules, THREADS, budget, wrong);
+}
+
+#[test]
+fn test_channel_that_is_not_closed_when_told_is_left_open() {
+    let rules = Rules {
+        closes: false,
+        ..Rules::ALL
+    };
+    let budget = Budget {
+        detaches: 1,
+        ..NOTHING
+    };
+    let wrong = "a channel that nobody uses is left open";
+    assert_needed(rules, THREADS, budget, wrong);
 }

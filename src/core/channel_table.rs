@@ -178,13 +178,6 @@ impl Channels {
     #[cfg(feature = "model")]
     pub(super) fn scrub(&mut self) {
         self.groups.scrub(&Group::BLANK);
-        self.writes.clear();
-        self.closes.clear();
-        self.reads_due = false;
-        for channel in self.iter_mut() {
-            channel.read = ReadJob::None;
-            channel.write = WriteJob::None;
-        }
     }
 
     /// Lets a channel be read though poll may not report it.

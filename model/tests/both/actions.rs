@@ -2,7 +2,10 @@
 //! What can happen, one step at a time. In QEMU's terms each step but the back-end's and the function's holds the BQL, and
 //! between two steps anybody else can have it.
 
+use vhost_user_vsva::core::Core;
 use vsva_model::front_end::{Phase, Ready, Submitted, Timer, User, Vm};
+
+use crate::checker::{self, Notes};
 
 use super::world::{seen, Migration, World, MAX_PENDING, RESERVE};
 
@@ -46,12 +49,23 @@ pub enum Action {
     },
 }
 
-impl World {
-    pub fn actions(&self, out: &mut Vec<Action>) {
+impl checker::World for World {
+    type Action = Action;
+
+    fn core(&mut self) -> &mut Core<()> {
+        &mut self.core
+    }
+
+    fn notes(&self) -> &Notes {
+        &self.notes
+    }
+
+    fn notes_mut(&mut self) -> &mut Notes {
+        &mut self.notes
+    }
+
+    fn actions(&self, out: &mut Vec<Action>) {
         use Action::*;
-        if self.bad.is_some() {
-            return;
-        }
         let vm = self.front.vm();
         let connected = self.front.connected();
         let there = connected || self.left.connects > 0 && !self.ended;
@@ -159,14 +173,7 @@ impl World {
         can(stopped && self.migration != Migration::Stopping, Continues);
     }
 
-    /// The generation for which the front end has been told that the function rests.
-    fn rested(&self) -> Option<u64> {
-        self.front
-            .has_rested(super::world::DEVICE)
-            .then_some(self.front.generation())
-    }
-
-    pub fn step(&mut self, action: Action) {
+    fn step(&mut self, action: Action) {
         match action {
             Action::BackEndTakes => self.back_end_takes(),
             Action::BackEndEmits => self.back_end_emits(),
@@ -291,6 +298,33 @@ impl World {
         self.look();
     }
 
+    fn stuck(&self) -> Option<&'static str> {
+        if self.front.vm() != Vm::Running {
+            return Some("the VM does not run");
+        }
+        if self.attached && self.front.trapped() {
+            return Some("a portal is trapped for ever");
+        }
+        if !self.queue.is_empty() || self.mid_write {
+            return Some("a submission is never executed");
+        }
+        if self.front.connected() && self.core.outstanding() > 0 {
+            return Some("a fault is never answered");
+        }
+        let function = &self.function;
+        let rests = !function.work && !function.dma && !function.stalled;
+        (!rests).then_some("the function never comes to rest")
+    }
+}
+
+impl World {
+    /// The generation for which the front end has been told that the function rests.
+    fn rested(&self) -> Option<u64> {
+        self.front
+            .has_rested(super::world::DEVICE)
+            .then_some(self.front.generation())
+    }
+
     fn reset_function(&mut self) {
         let quiescing = self.function.quiescing;
         // Faults that are read are answered by the back-end; its answer meets nobody.
@@ -308,7 +342,7 @@ impl World {
             return;
         };
         if timer == Timer::Drained {
-            self.seen |= seen::EXPIRED;
+            self.notes.seen |= seen::EXPIRED;
             self.expired = self.queue.front().copied();
         }
         let fired = self.front.timer_fires(timer);
@@ -339,7 +373,7 @@ impl World {
                 self.mid_write = false;
                 self.queue.push_back(ticket);
                 if stopping && pending >= MAX_PENDING - RESERVE {
-                    self.seen |= seen::RESERVE_USED;
+                    self.notes.seen |= seen::RESERVE_USED;
                 }
             }
             Some(Submitted::Waits) | None => {}
@@ -365,7 +399,7 @@ impl World {
             match self.ready(User::Migration) {
                 Ready::Yes => {}
                 Ready::No => {
-                    self.seen |= seen::NOT_READY_ANY_MORE;
+                    self.notes.seen |= seen::NOT_READY_ANY_MORE;
                     self.migration = Migration::Iterating { ready: false };
                     return;
                 }
@@ -410,13 +444,13 @@ impl World {
         let stopped = self.front.vm_stopped();
         self.check(stopped);
         if before == Phase::Releasing && self.front.phase() == Phase::Draining {
-            self.seen |= seen::TAKEN_BACK;
+            self.notes.seen |= seen::TAKEN_BACK;
         }
     }
 
     /// What must hold after every step.
     fn look(&mut self) {
-        if !self.front.connected() || self.bad.is_some() {
+        if !self.front.connected() || self.notes.bad.is_some() {
             return;
         }
         if self.core.pending() as u64 > MAX_PENDING {
@@ -429,24 +463,5 @@ impl World {
                 self.fail("F6: a new drain before what an expired one held was executed");
             }
         }
-    }
-
-    /// Nothing can happen any more, and that is bad.
-    pub fn stuck(&self) -> Option<&'static str> {
-        if self.front.vm() != Vm::Running {
-            return Some("the VM does not run");
-        }
-        if self.attached && self.front.trapped() {
-            return Some("a portal is trapped for ever");
-        }
-        if !self.queue.is_empty() || self.mid_write {
-            return Some("a submission is never executed");
-        }
-        if self.front.connected() && self.core.outstanding() > 0 {
-            return Some("a fault is never answered");
-        }
-        let function = &self.function;
-        let rests = !function.work && !function.dma && !function.stalled;
-        (!rests).then_some("the function never comes to rest")
     }
 }

@@ -24,7 +24,7 @@ impl World {
     /// The connection ends; the back-end keeps everything.
     pub fn disconnect(&mut self) {
         // What is in used buffers has arrived.
-        while !self.events.is_empty() && self.bad.is_none() {
+        while !self.events.is_empty() && self.notes.bad.is_none() {
             self.front_end_takes();
         }
         let untaken = std::mem::take(&mut self.portal);
@@ -48,7 +48,7 @@ impl World {
             self.front.connects_again()
         };
         if pending {
-            self.seen |= if anew { seen::ANEW } else { seen::AGAIN };
+            self.notes.seen |= if anew { seen::ANEW } else { seen::AGAIN };
         }
         self.check(connected);
     }

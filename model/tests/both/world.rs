@@ -3,13 +3,15 @@
 
 use std::collections::VecDeque;
 
-use vhost_user_vsva::core::{Attachment, Core, Limits};
+use vhost_user_vsva::core::{Attachment, Core, Job, Limits};
 use vhost_user_vsva::wire::{
     DrainFailed, DrainRequest, Drained, EventRecord, GenerationPayload, LostReason, Message,
     MessageType, PageResponse, Payload, PgFault, Released, ResponseCode, SmmuCommand, Submission,
     DEVICE_NONE, PERM_READ, PGFAULT_LAST_PAGE, PGFAULT_PASID_VALID, U32, U64,
 };
 use vsva_model::front_end::{Execution, FrontEnd, Phase, Post, Rules, Saved, Violation, Vm};
+
+use crate::checker::Notes;
 
 pub const DEVICE: u32 = 0;
 const SID: u32 = 0x100;
@@ -115,11 +117,10 @@ pub struct World {
     /// Work that DRAINED held when it ended by itself.
     pub expired: Option<u64>,
     pub left: Budget,
-    pub seen: u32,
-    pub bad: Option<String>,
+    pub notes: Notes,
 }
 
-/// What has been reached, as bits of `seen`.
+/// What has been reached, as bits of [`Notes::seen`].
 pub mod seen {
     pub const DRAINED: u32 = 1;
     pub const FAILED: u32 = 1 << 1;
@@ -217,15 +218,12 @@ impl World {
             there: false,
             expired: None,
             left: budget,
-            seen: 0,
-            bad: None,
+            notes: Notes::default(),
         }
     }
 
     pub fn fail(&mut self, what: impl Into<String>) {
-        if self.bad.is_none() {
-            self.bad = Some(what.into());
-        }
+        self.notes.fail(what);
     }
 
     pub fn check<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
@@ -377,26 +375,34 @@ impl World {
         }
     }
 
-    /// What the back-end does at once after each step: it writes answers, and reads what the drain must know to be empty.
+    /// What the back-end does at once after each step: all that its core wants.
     pub fn settle(&mut self) {
+        let mut last = None;
+        while let Some(job) = self.core.wants().job {
+            if last.replace(job) == Some(job) {
+                return self.fail(format!("{job:?} is given out again and again"));
+            }
+            match job {
+                Job::Write(_) => self.writes_answers(),
+                Job::Read(_) if self.function.unread => self.back_end_reads(),
+                Job::Read(_) => self.core.channel_empty(CHANNEL, 0),
+                Job::Close(_) | Job::ReadRecords => {}
+            }
+        }
+    }
+
+    fn writes_answers(&mut self) {
         let mut answer = [PageResponse {
             cookie: U32::ZERO,
             code: U32::ZERO,
         }];
-        while self.core.answers(CHANNEL, &mut answer) > 0 {
+        while self.core.next_answers(CHANNEL, &mut answer) > 0 {
             if self.function.stalled && !self.function.unread {
                 self.function.stalled = false;
                 // Retried, or aborted; in both cases it is over some day.
                 self.function.dma = answer[0].code.get() == ResponseCode::Success as u32;
             }
             self.core.answers_written(CHANNEL, 1, 0);
-        }
-        while self.core.next_probe().is_some() {
-            if self.function.unread {
-                self.back_end_reads();
-            } else {
-                self.core.channel_empty(CHANNEL, 0);
-            }
         }
     }
 
@@ -414,7 +420,7 @@ impl World {
                 let replay = self.front.replay(ticket);
                 if let Some(Execution::Device(_)) = self.check(replay) {
                     if self.there {
-                        self.seen |= seen::REPLAYED_THERE;
+                        self.notes.seen |= seen::REPLAYED_THERE;
                     }
                     self.execute(ticket);
                 }
@@ -422,18 +428,18 @@ impl World {
             Event::Drained(generation) => {
                 let drained = self.front.drained(generation);
                 if self.check(drained) == Some(true) {
-                    self.seen |= seen::DRAINED;
+                    self.notes.seen |= seen::DRAINED;
                     // All of them have been answered, by CMD_STALL_TERM for example.
                     self.deferred.clear();
                 }
             }
             Event::Failed(generation) => {
-                self.seen |= seen::FAILED;
+                self.notes.seen |= seen::FAILED;
                 let failed = self.front.back_end_failed(generation);
                 self.check(failed);
             }
             Event::Released(generation, next_ticket) => {
-                self.seen |= seen::RELEASED;
+                self.notes.seen |= seen::RELEASED;
                 let released = self.front.released(generation, next_ticket);
                 self.check(released);
             }
@@ -463,7 +469,7 @@ impl World {
 
     pub fn recovered(&mut self, executions: &[Execution]) {
         if !executions.is_empty() {
-            self.seen |= seen::RECOVERED;
+            self.notes.seen |= seen::RECOVERED;
         }
         self.executed(executions);
     }
@@ -486,7 +492,7 @@ impl World {
                         "stopped when ready, not savable in {phase:?}: {result:?}"
                     ));
                 }
-                self.seen |= match phase {
+                self.notes.seen |= match phase {
                     Phase::Draining => seen::REFUSED_DRAINING,
                     Phase::Failed => seen::REFUSED_FAILED,
                     _ => 0,
@@ -501,7 +507,7 @@ impl World {
         let Some(memory) = self.memory.take() else {
             return;
         };
-        self.seen |= match self.front.phase() {
+        self.notes.seen |= match self.front.phase() {
             Phase::Running => seen::SAVED_RUNNING,
             Phase::Drained => seen::SAVED_DRAINED,
             _ => seen::SAVED_LOADED,
@@ -517,7 +523,7 @@ impl World {
         if self.front.vm() == Vm::Stopped && !there {
             return;
         }
-        self.seen |= seen::MIGRATED;
+        self.notes.seen |= seen::MIGRATED;
         let mut core = back_end();
         if let Err(error) = core.restore(&state, 0) {
             return self.fail(format!("the destination's back-end refuses: {error}"));

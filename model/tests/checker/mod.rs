@@ -9,28 +9,46 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use stateright::{Checker, HasDiscoveries, Model, Property};
+use vhost_user_vsva::core::Core;
 
 /// More states than any model here has: a fault of the model itself, not of the rules.
 const STATES_MAX: NonZeroUsize = NonZeroUsize::new(20_000_000).unwrap();
 
 /// All sides of a model as one state.
 pub trait World: Clone + Debug + PartialEq + Hash + Send + Sync + 'static {
-    type Action: Clone + Debug + PartialEq + Send + Sync + 'static;
+    type Action: Copy + Debug + PartialEq + Send + Sync + 'static;
+
+    /// The back-end's core, which is part of it.
+    fn core(&mut self) -> &mut Core<()>;
+
+    fn notes(&self) -> &Notes;
+
+    fn notes_mut(&mut self) -> &mut Notes;
 
     /// What can happen.
     fn actions(&self, out: &mut Vec<Self::Action>);
 
-    /// It happens. Afterwards states that behave in the same way are equal.
-    fn step(&mut self, action: &Self::Action);
-
-    /// What this step has reached, as bits. It is no part of the state, or it would be a history.
-    fn take_seen(&mut self) -> u32;
-
-    /// A rule is broken.
-    fn bad(&self) -> Option<&str>;
+    /// It happens.
+    fn step(&mut self, action: Self::Action);
 
     /// Nothing can happen any more, and that is bad.
     fn stuck(&self) -> Option<&'static str>;
+}
+
+/// What the checker is to know of a state.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Notes {
+    /// What this step has reached, as bits. It is no part of the state, or it would be a history.
+    pub seen: u32,
+    /// A rule is broken.
+    pub bad: Option<String>,
+}
+
+impl Notes {
+    /// What was wrong first is kept.
+    pub fn fail(&mut self, what: impl Into<String>) {
+        self.bad.get_or_insert_with(|| what.into());
+    }
 }
 
 #[derive(Debug)]
@@ -48,23 +66,29 @@ impl<W: World> Model for All<W> {
     }
 
     fn actions(&self, world: &W, out: &mut Vec<W::Action>) {
-        if world.bad().is_none() {
+        if world.notes().bad.is_none() {
             world.actions(out);
         }
     }
 
     fn next_state(&self, world: &W, action: W::Action) -> Option<W> {
         let mut next = world.clone();
-        next.step(&action);
-        self.seen.fetch_or(next.take_seen(), Ordering::Relaxed);
+        next.step(action);
+        // Afterwards states that behave in the same way are equal.
+        let core = next.core();
+        *core = core.clone().canonical();
+        let seen = std::mem::take(&mut next.notes_mut().seen);
+        self.seen.fetch_or(seen, Ordering::Relaxed);
         (next != *world).then_some(next)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("no rule is broken", |_, world: &W| world.bad().is_none()),
+            Property::always("no rule is broken", |_, world: &W| {
+                world.notes().bad.is_none()
+            }),
             Property::always("nothing is stuck", |model, world: &W| {
-                if world.bad().is_some() || world.stuck().is_none() {
+                if world.notes().bad.is_some() || world.stuck().is_none() {
                     return true;
                 }
                 let mut actions = Vec::new();
@@ -108,7 +132,8 @@ pub fn explore<W: World>(init: W) -> Found {
     let path = checker.discoveries().into_values().next();
     let wrong = path.map(|path| {
         let last = path.last_state().clone();
-        let what = last.bad().or(last.stuck()).unwrap_or_default().to_owned();
+        let bad = last.notes().bad.as_deref();
+        let what = bad.or(last.stuck()).unwrap_or_default().to_owned();
         println!("{what}:");
         for step in path.into_actions() {
             println!("  {step:?}");

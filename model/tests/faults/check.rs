@@ -27,7 +27,7 @@ impl World {
             Some(MessageType::DrainFailed) => {
                 let failed: DrainFailed = message.payload();
                 if failed.generation.get() == self.generation && self.drain == Drain::Begun {
-                    self.seen |= seen::FAILED;
+                    self.notes.seen |= seen::FAILED;
                     self.drain = Drain::Failed;
                 }
             }
@@ -76,7 +76,7 @@ impl World {
         if generation != self.generation || self.drain != Drain::Begun {
             return;
         }
-        self.seen |= seen::DRAINED;
+        self.notes.seen |= seen::DRAINED;
         self.drain = Drain::Drained;
         if let Some(waits) = self.waits() {
             self.fail(format!("DRAINED, but {waits}"));
@@ -97,12 +97,11 @@ impl World {
         if self.devices.iter().any(|device| device.held) {
             return Some("a page table is being replaced");
         }
-        if self
-            .groups
-            .iter()
-            .flatten()
-            .any(|group| group.place != Place::Over || group.taken() > 0)
-        {
+        if self.groups.iter().flatten().any(|group| {
+            // Of a device that is gone there can be some in the kernel for a moment.
+            let there = self.devices[usize::from(group.device)] != Device::default();
+            group.taken() > 0 || there && group.place != Place::Over
+        }) {
             return Some("a fault is outstanding");
         }
         (!self.due.is_empty()).then_some("an event is on its way")
@@ -110,7 +109,7 @@ impl World {
 
     /// What must hold after every step.
     pub fn look(&mut self) {
-        if self.bad.is_some() {
+        if self.notes.bad.is_some() {
             return;
         }
         let taken: u32 = self.groups.iter().flatten().map(Group::taken).sum();
@@ -126,19 +125,12 @@ impl World {
         if self.drain == Drain::Drained && late {
             self.fail("DRAINED, but a device that is at rest faults");
         }
+        if !self.all_idle() {
+            return;
+        }
         if self.core.phase() == Phase::Draining && self.waits().is_none() {
             self.fail("a drain goes on with nothing to wait for");
         }
-    }
-
-    /// Nothing can happen any more, and that is bad.
-    pub fn stuck(&self) -> Option<&'static str> {
-        if self.groups.iter().any(Option::is_some) || self.core.outstanding() > 0 {
-            return Some("a fault is never answered");
-        }
-        if !self.guest.is_empty() {
-            return Some("the guest has an event that nobody wants answered");
-        }
-        (self.drain != Drain::None).then_some("a drain never ends")
+        self.look_at_rest();
     }
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! All that a shell does with the core's fault channels: what it reads, offers and writes at once after each step.
+//! The core's fault channels: what is read from them, offered to the core, and written to them.
 
 use vhost_user_vsva::core::FaultError;
 use vhost_user_vsva::wire::{
@@ -8,7 +8,7 @@ use vhost_user_vsva::wire::{
 };
 
 use super::kernel::{Place, Record};
-use super::{seen, World, DEVICES};
+use super::{seen, World};
 
 impl World {
     pub fn channel_of(&self, device: usize) -> usize {
@@ -23,50 +23,8 @@ impl World {
         self.core.wants_read(number(channel))
     }
 
-    /// Writes the answers of every channel, and reads on what there is room for and what a drain must know.
-    pub fn settle(&mut self) {
-        loop {
-            let mut idle = true;
-            for channel in 0..DEVICES {
-                while self.writes_answer(channel) {
-                    idle = false;
-                }
-            }
-            for channel in 0..DEVICES {
-                let blocked = !self.files[channel].buffer.is_empty();
-                let probed = self.core.next_probe() == Some(number(channel));
-                if probed || blocked && self.wants_read(channel) {
-                    idle &= !self.reads(channel);
-                }
-            }
-            if idle || self.bad.is_some() {
-                return;
-            }
-        }
-    }
-
-    /// Reads the channel to its end, as far as there is room. Returns whether anything has come of it.
-    pub fn reads(&mut self, channel: usize) -> bool {
-        let mut done = self.offers(channel);
-        while self.files[channel].buffer.is_empty()
-            && self.wants_read(channel)
-            && self.bad.is_none()
-        {
-            if self.files[channel].queue.is_empty() {
-                let before = self.core.clone();
-                self.core.channel_empty(number(channel), 0);
-                return done || self.core != before;
-            }
-            while let Some(group) = self.files[channel].queue.pop_front() {
-                self.gives(channel, group);
-            }
-            done |= self.offers(channel);
-        }
-        done
-    }
-
     /// The kernel hands out a group: it gets the lowest cookie that is free.
-    fn gives(&mut self, channel: usize, index: u8) {
+    pub fn gives(&mut self, channel: usize, index: u8) {
         let used = |cookie: &u32| {
             self.groups.iter().flatten().any(|group| {
                 group.place == Place::Given(*cookie)
@@ -85,42 +43,38 @@ impl World {
     }
 
     /// Gives the core what was read, as far as it takes it.
-    fn offers(&mut self, channel: usize) -> bool {
-        let mut done = false;
+    pub fn offers(&mut self, channel: usize) {
         while let Some((index, at)) = self.files[channel].buffer.front().copied() {
-            if !self.wants_read(channel) || self.bad.is_some() {
-                return done;
+            if !self.wants_read(channel) || self.notes.bad.is_some() {
+                return;
             }
             let Some(group) = self.groups[usize::from(index)].clone() else {
                 self.fail("what is offered is gone");
-                return done;
+                return;
             };
             let record = record(index, at, &group);
             match self.core.fault(number(channel), &record, 0) {
                 Ok(()) => {}
                 Err(FaultError::NoRoom { .. }) => {
-                    self.seen |= seen::NO_ROOM;
-                    return done;
+                    self.notes.seen |= seen::NO_ROOM;
+                    return;
                 }
                 Err(FaultError::Stale { cookie, .. }) if self.rules.forgets_stale => {
-                    self.seen |= seen::COOKIE_AGAIN;
+                    self.notes.seen |= seen::COOKIE_AGAIN;
                     self.core.forget_stale(number(channel), cookie, 0);
                     self.forgotten(channel, |group, place| {
                         group == cookie && place == Place::Over
                     });
-                    done = true;
                     continue;
                 }
                 Err(error) => {
                     self.fail(format!("a fault is refused: {error}"));
-                    return done;
+                    return;
                 }
             }
             self.files[channel].buffer.pop_front();
             self.taken(index, at);
-            done = true;
         }
-        done
     }
 
     fn taken(&mut self, index: u8, at: u8) {
@@ -140,7 +94,7 @@ impl World {
                 return self.fail("a fault is taken beyond the limit");
             }
             if attached && !group.refused {
-                self.seen |= seen::REFUSED;
+                self.notes.seen |= seen::REFUSED;
             }
             group.refused = true;
             group.records[usize::from(at)] = Record::Answered { invalid: true };
@@ -186,12 +140,12 @@ impl World {
     }
 
     /// The next answer of the channel is written; whether there was one.
-    fn writes_answer(&mut self, channel: usize) -> bool {
+    pub fn writes_answer(&mut self, channel: usize) -> bool {
         let mut answer = [PageResponse {
             cookie: U32::ZERO,
             code: U32::ZERO,
         }];
-        if self.core.answers(number(channel), &mut answer) == 0 {
+        if self.core.next_answers(number(channel), &mut answer) == 0 {
             return false;
         }
         let cookie = answer[0].cookie.get();
@@ -228,7 +182,7 @@ impl World {
             Some(met) if met != meant => self.fail("an answer meets another fault"),
             Some(_) => self.core.answers_written(number(channel), 1, 0),
             None => {
-                self.seen |= seen::ABORTED_ANSWER;
+                self.notes.seen |= seen::ABORTED_ANSWER;
                 self.core.answer_aborted(number(channel), 0);
             }
         }

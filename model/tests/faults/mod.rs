@@ -6,15 +6,17 @@ mod actions;
 mod check;
 mod core;
 mod kernel;
+mod shell;
 mod steps;
 
 use std::collections::VecDeque;
 
 use vhost_user_vsva::core::Core;
 
-use crate::checker;
+use crate::checker::Notes;
 pub use actions::Action;
 use kernel::{File, Group};
+use shell::Doing;
 
 pub const DEVICES: usize = 2;
 
@@ -29,6 +31,10 @@ pub struct Rules {
     pub quiesced_at_rest: bool,
     /// Section 4.2: a cookie that comes again is another fault's.
     pub forgets_stale: bool,
+    /// The shell writes, reads and closes what the core wants written, read and closed.
+    pub writes: bool,
+    pub reads: bool,
+    pub closes: bool,
 }
 
 impl Rules {
@@ -37,6 +43,9 @@ impl Rules {
         tells_aborted: true,
         quiesced_at_rest: true,
         forgets_stale: true,
+        writes: true,
+        reads: true,
+        closes: true,
     };
 }
 
@@ -52,6 +61,8 @@ pub struct Setup {
     pub max_faults: u32,
     /// Of each device, 0 for a fair share.
     pub max_outstanding: u32,
+    /// The two threads of the shell do their jobs part by part, else each is done with all of its jobs at once.
+    pub threads: bool,
 }
 
 /// How often things may happen.
@@ -110,17 +121,22 @@ pub struct World {
     /// Faults that the kernel or the core has.
     pub groups: [Option<Group>; 4],
     pub devices: [Device; DEVICES],
+    pub threads: [Option<Doing>; 2],
+    /// The channels that the shell has, and those that it waits for.
+    pub open: [bool; DEVICES],
+    pub watched: [bool; DEVICES],
+    /// A device whose DETACH has not been answered.
+    pub leaves: Option<usize>,
     /// What the guest has to answer.
     pub guest: Vec<Event>,
     /// Devices of the records of the vEVENTQs that the guest does not have yet.
     pub due: VecDeque<u8>,
     pub drain: Drain,
     pub generation: u64,
-    pub seen: u32,
-    pub bad: Option<String>,
+    pub notes: Notes,
 }
 
-/// What has been reached, as bits of `seen`.
+/// What has been reached, as bits of [`Notes::seen`].
 pub mod seen {
     pub const DRAINED: u32 = 1;
     pub const FAILED: u32 = 1 << 1;
@@ -142,29 +158,4 @@ pub mod seen {
         (ABORTED_ANSWER, "the kernel had aborted what is answered"),
         (DISTURBED, "DRAINED was taken back before it was sent"),
     ];
-}
-
-impl checker::World for World {
-    type Action = Action;
-
-    fn actions(&self, out: &mut Vec<Action>) {
-        self.actions(out);
-    }
-
-    fn step(&mut self, action: &Action) {
-        self.step(*action);
-        self.core = self.core.clone().canonical();
-    }
-
-    fn take_seen(&mut self) -> u32 {
-        std::mem::take(&mut self.seen)
-    }
-
-    fn bad(&self) -> Option<&str> {
-        self.bad.as_deref()
-    }
-
-    fn stuck(&self) -> Option<&'static str> {
-        self.stuck()
-    }
 }

@@ -1,21 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What happens, and what must hold then.
 
-use vhost_user_vsva::core::{Attachment, Core, Limits, Phase};
+use vhost_user_vsva::core::{Attachment, Core, Limits};
 use vhost_user_vsva::wire::{
-    DrainRequest, GenerationPayload, LostReason, Message, MessageType, Payload, ResponseCode,
-    SmmuCommand, DEVICE_NONE, EVENT_RECORD_SIZE, U32, U64,
+    GenerationPayload, LostReason, Message, MessageType, Payload, ResponseCode, SmmuCommand,
+    DEVICE_NONE, EVENT_RECORD_SIZE, U64,
 };
 
 use super::core::number;
 use super::kernel::{File, Group, Place, Record};
-use super::{seen, Action, Budget, Device, Drain, Event, Rules, Setup, World, DEVICES};
+use super::shell::PORTAL;
+use super::{Budget, Device, Drain, Event, Rules, Setup, World, DEVICES};
+use crate::checker::Notes;
 
 pub fn sid(device: usize) -> u32 {
     0x100 + number(device)
 }
 
-fn generation(generation: u64) -> GenerationPayload {
+pub fn generation(generation: u64) -> GenerationPayload {
     GenerationPayload {
         generation: U64::new(generation),
     }
@@ -44,22 +46,29 @@ impl World {
             files: Default::default(),
             groups: Default::default(),
             devices: Default::default(),
+            threads: [None; 2],
+            open: [false; DEVICES],
+            watched: [false; DEVICES],
+            leaves: None,
             guest: Vec::new(),
             due: Default::default(),
             drain: Drain::None,
             generation: 0,
-            seen: 0,
-            bad: None,
+            notes: Notes::default(),
         };
         for device in 0..DEVICES {
             world.attaches(device);
+        }
+        world.follows(PORTAL);
+        while !world.all_idle() && world.notes.bad.is_none() {
+            world.works(PORTAL);
         }
         world.core = world.core.canonical();
         world
     }
 
     pub fn fail(&mut self, what: impl Into<String>) {
-        self.bad.get_or_insert_with(|| what.into());
+        self.notes.fail(what);
     }
 
     pub fn in_use(&self, channel: usize) -> bool {
@@ -72,97 +81,7 @@ impl World {
         !groups.any(|group| usize::from(group.device) == device && group.place != Place::Over)
     }
 
-    pub fn step(&mut self, action: Action) {
-        let before = self.core.phase();
-        match action {
-            Action::Faults { device } => self.faults(device),
-            Action::Reads { channel } => {
-                self.reads(channel);
-            }
-            Action::Emits => self.emits(),
-            Action::Answers { event, invalid } => self.answers(event, invalid),
-            Action::AnswersGroup { group, invalid } => self.answers_group(group, invalid),
-            Action::Terminates { device } => {
-                self.left.terms -= 1;
-                self.aborts(device);
-                self.command(SmmuCommand::StallTerm { sid: sid(device) });
-            }
-            Action::Resets { device } => {
-                self.left.resets -= 1;
-                self.gone(device);
-                self.message(MessageType::Reset, number(device), &[0u8; 0]);
-            }
-            Action::Holds { device } => {
-                self.left.holds -= 1;
-                self.devices[device].held = true;
-                if self.drain == Drain::Begun {
-                    self.seen |= seen::HELD_DRAINING;
-                }
-                if let Err(error) = self.core.hold(number(device), 0) {
-                    self.fail(format!("HOLD is refused: {error}"));
-                }
-            }
-            Action::Replaces { device } => {
-                if self.devices[device].held {
-                    self.devices[device].replaced = true;
-                } else {
-                    self.left.holds -= 1;
-                }
-                self.seen |= seen::REPLACED;
-                self.kernel_aborts(device);
-            }
-            Action::Unholds { device } => self.unholds(device),
-            Action::EventComes { device } => self.event_comes(device),
-            Action::Attaches { device } => {
-                self.left.attaches -= 1;
-                self.attaches(device);
-            }
-            Action::Detaches { device } => self.detaches(device),
-            Action::Loses { channel } => self.loses(channel),
-            Action::Drains => {
-                self.left.drains -= 1;
-                self.generation += 1;
-                self.drain = Drain::Begun;
-                let request = DrainRequest {
-                    generation: U64::new(self.generation),
-                    timeout_ms: U32::new(1),
-                    reserved: U32::ZERO,
-                };
-                self.message(MessageType::Drain, DEVICE_NONE, &request);
-            }
-            Action::Quiesces { device } => {
-                self.devices[device].quiesced = true;
-                let payload = generation(self.generation);
-                self.message(MessageType::DeviceQuiesced, number(device), &payload);
-            }
-            Action::Releases => {
-                self.drain = Drain::None;
-                for device in &mut self.devices {
-                    device.quiesced = false;
-                }
-                let payload = generation(self.generation);
-                self.message(MessageType::Release, DEVICE_NONE, &payload);
-            }
-            Action::DeadlineComes => {
-                self.left.deadlines -= 1;
-                let deadline = self.core.deadline().unwrap_or(0);
-                self.core.tick(deadline);
-            }
-        }
-        self.settle();
-        if let Action::Detaches { device } = action {
-            // VFIO lets go of it when DETACH has been answered.
-            self.kernel_aborts(device);
-            self.forget_closed();
-        }
-        let again = before == Phase::Drained && self.core.phase() == Phase::Draining;
-        if again && action != Action::Drains {
-            self.seen |= seen::DISTURBED;
-        }
-        self.look();
-    }
-
-    fn message<P: Payload>(&mut self, kind: MessageType, device: u32, payload: &P) {
+    pub fn message<P: Payload>(&mut self, kind: MessageType, device: u32, payload: &P) {
         let mut message = Message::new(kind, device, payload);
         message.seq = U64::new(1);
         self.core = self.core.clone().canonical();
@@ -171,11 +90,11 @@ impl World {
         }
     }
 
-    fn command(&mut self, command: SmmuCommand) {
+    pub fn command(&mut self, command: SmmuCommand) {
         self.message(MessageType::SmmuCmd, DEVICE_NONE, &command.encode());
     }
 
-    fn faults(&mut self, device: usize) {
+    pub fn faults(&mut self, device: usize) {
         self.left.faults[device] -= 1;
         let Some(index) = self.groups.iter().position(Option::is_none) else {
             return;
@@ -187,7 +106,7 @@ impl World {
         self.files[channel].queue.push_back(index);
     }
 
-    fn answers(&mut self, event: usize, invalid: bool) {
+    pub fn answers(&mut self, event: usize, invalid: bool) {
         self.left.invalid -= u8::from(invalid);
         let Event {
             stag,
@@ -203,7 +122,7 @@ impl World {
         self.command(SmmuCommand::Resume { sid, stag, code });
     }
 
-    fn answers_group(&mut self, index: usize, invalid: bool) {
+    pub fn answers_group(&mut self, index: usize, invalid: bool) {
         self.left.invalid -= u8::from(invalid);
         self.guest.retain(|event| usize::from(event.group) != index);
         if let Some(group) = &mut self.groups[index] {
@@ -222,7 +141,7 @@ impl World {
     }
 
     /// What the core has of the device is aborted; nothing more of what it has in part reaches the guest.
-    fn gone(&mut self, device: usize) {
+    pub fn gone(&mut self, device: usize) {
         self.aborts(device);
         for group in self.groups.iter_mut().flatten() {
             let part = group.taken() > 0 && (group.taken() as usize) < group.records.len();
@@ -232,7 +151,7 @@ impl World {
     }
 
     /// The kernel aborts all faults of the device itself.
-    fn kernel_aborts(&mut self, device: usize) {
+    pub fn kernel_aborts(&mut self, device: usize) {
         for index in 0..self.groups.len() {
             let Some(group) = &mut self.groups[index] else {
                 continue;
@@ -248,7 +167,7 @@ impl World {
         }
     }
 
-    fn unholds(&mut self, device: usize) {
+    pub fn unholds(&mut self, device: usize) {
         let replaced = self.devices[device].replaced;
         let told = replaced && self.rules.tells_aborted;
         self.devices[device].held = false;
@@ -268,7 +187,7 @@ impl World {
         }
     }
 
-    fn event_comes(&mut self, device: usize) {
+    pub fn event_comes(&mut self, device: usize) {
         self.left.events -= 1;
         let mut record = [0; EVENT_RECORD_SIZE];
         record[0] = 0x04;
@@ -282,10 +201,13 @@ impl World {
         self.due.push_back(u8::try_from(device).unwrap_or(0));
     }
 
-    fn attaches(&mut self, device: usize) {
+    pub fn attaches(&mut self, device: usize) {
         let channel = self.channel_of(device);
         if !self.in_use(channel) {
+            self.forget_closed();
             self.files[channel] = File::default();
+            self.watched[channel] = true;
+            self.open[channel] = true;
         }
         let desc = Attachment {
             device: number(device),
@@ -305,17 +227,19 @@ impl World {
         };
     }
 
-    fn detaches(&mut self, device: usize) {
+    pub fn detaches(&mut self, device: usize) {
         self.left.detaches -= 1;
         self.gone(device);
         self.devices[device] = Device::default();
         if self.core.detach(number(device), 0).is_err() {
             self.fail("DETACH is refused");
         }
+        self.leaves = Some(device);
     }
 
-    fn loses(&mut self, channel: usize) {
+    pub fn loses(&mut self, channel: usize) {
         self.left.losses -= 1;
+        self.open[channel] = false;
         self.core
             .channel_lost(number(channel), LostReason::Ended, 0);
         for device in 0..DEVICES {
@@ -333,7 +257,7 @@ impl World {
     }
 
     /// Of a channel that is closed nothing is left.
-    fn forget_closed(&mut self) {
+    pub fn forget_closed(&mut self) {
         for channel in (0..DEVICES)
             .filter(|channel| !self.in_use(*channel))
             .collect::<Vec<_>>()
