@@ -425,6 +425,49 @@ fn test_stall_that_is_no_fault_breaks_f12() {
     wrong.breaks("F12", "vsva_smmu_event");
 }
 
+/// What newer traces say at the end of the line.
+fn with_drain(name: &str, drain: u8) -> Recording {
+    let mut recording = Recording::new(name).without_back_ends();
+    let line = "limits: devices 16 pending 65536 faults 4096";
+    let drain = format!("{line} drain {drain}");
+    recording
+        .only("source.log")
+        .replace("source.log", line, &drain);
+    recording
+}
+
+#[test]
+fn test_drains_that_are_off_though_nobody_asked_for_that_break_f2() {
+    with_drain("failed", 1).replay().unwrap();
+    with_drain("failed", 0).breaks("F2", "vsva_connected");
+}
+
+#[test]
+fn test_drains_follow_what_the_back_end_offers() {
+    let old = |drain| {
+        let mut recording = with_drain("failed", drain);
+        recording.replace("source.log", "features 0x140000001", "features 0x140000000");
+        recording.cut("source.log", 1);
+        recording
+    };
+    old(0).replay().unwrap();
+    old(1).breaks("F2", "vsva_connected");
+}
+
+#[test]
+fn test_drains_that_are_on_are_checked_though_they_may_be_off() {
+    let undrained = |drain| {
+        let mut recording = with_drain("migration", drain);
+        recording.remove("source.log", "vsva_drained vsva0 generation 1");
+        recording.remove("source.log", "vsva_state vsva0 1 -> 2");
+        let stop = recording.find("source.log", "new_state 7 (finish-migrate)");
+        recording.cut("source.log", stop + 2);
+        recording.without_drain()
+    };
+    undrained(1).breaks("F2", "(finish-migrate)");
+    undrained(0).replay().unwrap();
+}
+
 // The program's own messages.
 
 #[test]

@@ -8,6 +8,10 @@ use super::Place;
 pub enum Step {
     Connected {
         max_pending: u64,
+        /// Of the back-end; bit 0: it can be asked for a drain.
+        features: u64,
+        /// The VM is not stopped before it has been drained; older traces do not say so.
+        drain: Option<bool>,
     },
     BackendGone,
     ClientAttach {
@@ -201,6 +205,8 @@ fn device_step(name: &str, f: &Fields) -> Result<Option<Step>, String> {
     Ok(Some(match name {
         "vsva_connected" => Step::Connected {
             max_pending: f.number("pending")?,
+            features: f.number("features")?,
+            drain: f.flag("drain").ok(),
         },
         "vsva_backend_gone" => Step::BackendGone,
         "vsva_client_attach" => Step::ClientAttach {

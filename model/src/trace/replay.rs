@@ -174,8 +174,23 @@ impl<'a> Trace<'a> {
         step: &Step,
         saved: &mut Vec<SavedState>,
     ) -> Result<bool, TraceError> {
-        if let Step::Connected { max_pending } = step {
-            let machine = Machine::new(*max_pending, self.drains);
+        if let Step::Connected {
+            max_pending,
+            features,
+            drain,
+        } = *step
+        {
+            let can = features & 1 != 0;
+            let machine = Machine::new(max_pending, drain.unwrap_or(can && self.drains));
+            let wrong = match drain {
+                Some(true) if !can => Some("drains are on, with a back-end that has none"),
+                Some(false) if can && self.drains => Some("drains are off, as nobody has asked"),
+                _ => None,
+            };
+            if let Some(what) = wrong {
+                return violation("F2", what)
+                    .map_err(|wrong| illegal(self.path, place, wrong, machine.state()));
+            }
             self.machines.insert(id.to_owned(), machine);
         }
         let Some(machine) = self.machines.get_mut(id) else {

@@ -20,6 +20,7 @@ pub const ALL: [&str; 6] = [
 pub struct Recording {
     files: BTreeMap<String, Vec<String>>,
     back_ends: bool,
+    without_drain: bool,
 }
 
 impl Recording {
@@ -34,11 +35,18 @@ impl Recording {
         Self {
             files: entries.map(|entry| read(entry.unwrap())).collect(),
             back_ends: true,
+            without_drain: false,
         }
     }
 
     pub fn without_back_ends(mut self) -> Self {
         self.back_ends = false;
+        self
+    }
+
+    /// The VMs may be stopped undrained.
+    pub fn without_drain(mut self) -> Self {
+        self.without_drain = true;
         self
     }
 
@@ -168,7 +176,10 @@ impl Recording {
 
     pub fn replay(&self) -> Result<Summary, TraceError> {
         let folder = self.write();
-        let mut inputs = Inputs::default();
+        let mut inputs = Inputs {
+            without_drain: self.without_drain,
+            ..Inputs::default()
+        };
         for name in self.traces() {
             let trace = folder.join(&name);
             if self.back_ends {
