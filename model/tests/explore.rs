@@ -8,6 +8,7 @@ use both::{seen, Budget, World};
 use vsva_model::front_end::Rules;
 
 const NOTHING: Budget = Budget {
+    functions: 1,
     submissions: 0,
     faults: 0,
     migrations: 0,
@@ -187,6 +188,49 @@ fn test_device_detached_at_any_time_keeps_the_rules() {
         ..MIGRATION
     };
     assert_kept(budget, seen::DRAINED);
+}
+
+#[test]
+fn test_migration_of_two_devices_keeps_the_rules() {
+    let budget = Budget {
+        functions: 2,
+        submissions: 2,
+        asks: 1,
+        ..MIGRATION
+    };
+    let reached = seen::DRAINED | seen::FAILED | seen::MIGRATED | seen::REPLAYED_THERE;
+    assert_kept(budget, reached);
+}
+
+/// Two devices that are written to while they are migrated.
+const TWO: Budget = Budget {
+    functions: 2,
+    submissions: 2,
+    faults: 0,
+    asks: 1,
+    ..MIGRATION
+};
+
+#[test]
+fn test_one_of_two_devices_reset_beside_a_migration_keeps_the_rules() {
+    let budget = Budget { resets: 1, ..TWO };
+    assert_kept(budget, seen::DRAINED | seen::REPLAYED_THERE);
+}
+
+#[test]
+fn test_one_of_two_devices_detached_beside_a_migration_keeps_the_rules() {
+    let budget = Budget { detaches: 1, ..TWO };
+    assert_kept(budget, seen::DRAINED | seen::REPLAYED_THERE);
+}
+
+#[test]
+fn test_reset_of_one_device_that_does_not_reach_loaded_submissions_executes_them() {
+    let rules = Rules {
+        loaded_copies: false,
+        ..Rules::ALL
+    };
+    let budget = Budget { resets: 1, ..TWO };
+    assert_needed(rules, budget, "is executed");
 }
 
 #[test]

@@ -299,6 +299,22 @@ mod tests {
     }
 
     #[test]
+    fn test_set_seed_changes_where_a_request_is_found() {
+        let mut table = FaultTable::new(1024);
+        let request = |n| PageRequest {
+            device: 0,
+            ssid: Some(n),
+            grpid: 0,
+        };
+        let before: Vec<_> = (0..8).map(|n| table.requests.bucket(&request(n))).collect();
+
+        table.set_seed(1);
+
+        let after = (0..8).map(|n| table.requests.bucket(&request(n)));
+        assert_ne!(after.collect::<Vec<_>>(), before);
+    }
+
+    #[test]
     fn test_requests_that_meet_in_one_bucket_do_not_with_another_seed() {
         let [mut one, mut other] = [PageRequests::new(1024), PageRequests::new(1024)];
         (one.seed, other.seed) = (1, 2);

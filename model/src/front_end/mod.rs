@@ -58,11 +58,15 @@ pub enum Vm {
 pub enum Post {
     /// SMMU_CMD: the guest answers a fault.
     Resume {
+        /// Whose fault it is.
+        device: u32,
         /// Its STAG.
         stag: u16,
     },
     /// SUBMIT.
     Submit {
+        /// To this device.
+        device: u32,
         /// Its ticket.
         ticket: u64,
     },
@@ -73,6 +77,8 @@ pub enum Post {
     },
     /// DEVICE_QUIESCED.
     Quiesced {
+        /// This one.
+        device: u32,
         /// Of this drain.
         generation: u64,
     },
@@ -87,7 +93,10 @@ pub enum Post {
         generation: u64,
     },
     /// RESET.
-    Reset,
+    Reset {
+        /// This one; all without.
+        device: Option<u32>,
+    },
 }
 
 /// A rule of docs/protocol.md, section 10, that a step breaks.

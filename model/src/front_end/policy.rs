@@ -86,8 +86,8 @@ impl FrontEnd {
     }
 
     /// The guest answers a fault: never blocked.
-    pub fn guest_answers(&mut self, stag: u16) {
-        self.post(super::Post::Resume { stag });
+    pub fn guest_answers(&mut self, device: u32, stag: u16) {
+        self.post(super::Post::Resume { device, stag });
     }
 
     /// Whether [`FrontEnd::update`] is due.

@@ -6,7 +6,7 @@ use super::{violation, FrontEnd, Phase, Post, Violation, Vm};
 impl FrontEnd {
     /// These were posted, and the back-end that was lost has not taken them.
     pub fn keep(&mut self, posts: impl IntoIterator<Item = Post>) {
-        let again = |post: &Post| matches!(post, Post::Resume { .. } | Post::Reset);
+        let again = |post: &Post| matches!(post, Post::Resume { .. } | Post::Reset { .. });
         self.untaken.extend(posts.into_iter().filter(again));
     }
 
@@ -53,7 +53,7 @@ impl FrontEnd {
         let copies: Vec<_> = self.copies.all().collect();
         for (ticket, device) in copies {
             match device {
-                Some(_) => self.post(Post::Submit { ticket }),
+                Some(device) => self.post(Post::Submit { device, ticket }),
                 None if self.rules.dropped_again => self.post(Post::SubmitNone { ticket }),
                 None => {}
             }

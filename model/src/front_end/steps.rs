@@ -46,7 +46,7 @@ impl FrontEnd {
             return violation("F1", format!("device {device} has come to rest twice"));
         }
         self.quiesced |= 1 << device;
-        self.post(Post::Quiesced { generation });
+        self.post(Post::Quiesced { device, generation });
         Ok(true)
     }
 
@@ -137,7 +137,7 @@ impl FrontEnd {
             );
         }
         let ticket = self.copies.push(device);
-        self.post(Post::Submit { ticket });
+        self.post(Post::Submit { device, ticket });
         Ok(ticket)
     }
 
@@ -234,10 +234,11 @@ impl FrontEnd {
         Ok(())
     }
 
-    /// The guest, or the VM, has reset these devices.
-    pub fn reset(&mut self, device: impl Fn(u32) -> bool) {
-        self.copies.drop_devices(device);
-        self.post(Post::Reset);
+    /// The guest, or the VM, has reset this device, or all.
+    pub fn reset(&mut self, device: Option<u32>) {
+        let meant = |of| device.is_none_or(|device| device == of);
+        self.copies.drop_devices(meant);
+        self.post(Post::Reset { device });
     }
 
     /// A device is there. While a drain is under way it must come to rest as well.

@@ -12,19 +12,33 @@ use super::world::{seen, Migration, World, MAX_PENDING, RESERVE};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// A vCPU writes to the portal, or goes on with a write that has waited.
-    GuestWrites,
+    GuestWrites {
+        device: u32,
+    },
     GuestAnswers,
-    GuestResets,
-    WorkBegins,
-    DmaFaults,
-    DmaEnds,
-    FunctionRests,
+    GuestResets {
+        device: u32,
+    },
+    WorkBegins {
+        device: u32,
+    },
+    DmaFaults {
+        device: u32,
+    },
+    DmaEnds {
+        device: u32,
+    },
+    FunctionRests {
+        device: u32,
+    },
     FrontEndTakes,
     FrontEndUpdates,
     TimerFires,
     BackEndTakes,
     BackEndEmits,
-    BackEndReads,
+    BackEndReads {
+        channel: u32,
+    },
     BackEndDeadline,
     MigrationBegins,
     /// Without the lock.
@@ -41,7 +55,9 @@ pub enum Action {
         there: bool,
     },
     Continues,
-    Detaches,
+    Detaches {
+        device: u32,
+    },
     Loses,
     Disconnects,
     Connects {
@@ -78,10 +94,10 @@ impl checker::World for World {
         // The back-end and the function, which hold no lock of the front end.
         can(connected && !self.portal.is_empty(), BackEndTakes);
         can(connected && self.core.has_event(), BackEndEmits);
-        can(
-            there && self.function.unread && self.core.wants_read(0),
-            BackEndReads,
-        );
+        for (channel, function) in (0..).zip(&self.functions) {
+            let reads = there && function.unread && self.core.wants_read(channel);
+            can(reads, BackEndReads { channel });
+        }
         can(there && self.core.deadline().is_some(), BackEndDeadline);
 
         if vm == Vm::Saving {
@@ -89,40 +105,41 @@ impl checker::World for World {
             can(!self.events.is_empty(), FrontEndTakes);
             let complete = self.portal.is_empty() && self.events.is_empty();
             can(complete, SaveEnds { there: false });
-            can(complete && self.attached, SaveEnds { there: true });
+            can(complete && self.any_attached(), SaveEnds { there: true });
             return;
         }
-        let function = &self.function;
-        let rests = !function.dma && !function.stalled;
-        can(
-            vm == Vm::Running && function.quiescing.is_none() && function.work && rests,
-            WorkBegins,
-        );
-        can(
-            function.dma && self.left.faults > 0 && there && self.attached,
-            DmaFaults,
-        );
-        can(function.dma, DmaEnds);
-        let told = function.quiescing.is_some() && function.quiescing != self.rested();
-        can(self.attached && told && rests, FunctionRests);
+        for (device, function) in (0..).zip(&self.functions) {
+            let attached = self.attached[device as usize];
+            let rests = !function.dma && !function.stalled;
+            let begins = function.quiescing.is_none() && function.work && rests;
+            can(vm == Vm::Running && begins, WorkBegins { device });
+            let faults = function.dma && self.left.faults > 0 && there && attached;
+            can(faults, DmaFaults { device });
+            can(function.dma, DmaEnds { device });
+            let told = function.quiescing.is_some() && function.quiescing != self.rested(device);
+            can(attached && told && rests, FunctionRests { device });
+        }
 
         can(connected && !self.events.is_empty(), FrontEndTakes);
         can(self.front.update_due(), FrontEndUpdates);
         can(self.front.timer().is_some(), TimerFires);
 
         let writes = match vm {
-            Vm::Running => self.mid_write || self.left.submissions > 0,
-            Vm::Stopping => self.mid_write,
+            Vm::Running => self.mid_write.is_some() || self.left.submissions > 0,
+            Vm::Stopping => self.mid_write.is_some(),
             _ => false,
         };
-        let effect = !self.mid_write || self.front.takes_writes() || !self.front.trapped();
-        can(self.attached && writes && effect, GuestWrites);
+        let begins = self.mid_write.is_none();
+        let effect = begins || self.front.takes_writes() || !self.front.trapped();
         can(vm == Vm::Running && !self.guest.is_empty(), GuestAnswers);
-        can(self.attached && self.left.resets > 0, GuestResets);
-        can(
-            self.attached && self.left.detaches > 0 && vm == Vm::Running,
-            Detaches,
-        );
+        for device in self.devices() {
+            // One vCPU.
+            let its = self.mid_write.is_none_or(|of| of == device);
+            can(writes && effect && its, GuestWrites { device });
+            can(self.left.resets > 0, GuestResets { device });
+            let detaches = self.left.detaches > 0 && vm == Vm::Running;
+            can(detaches, Detaches { device });
+        }
         can(connected && self.left.losses > 0, Loses);
         can(connected && self.left.disconnects > 0, Disconnects);
         let connects = !connected && self.left.connects > 0;
@@ -166,7 +183,7 @@ impl checker::World for World {
         }
         can(vm == Vm::Running && self.left.stops > 0, Stops);
         // A write that waits for credit is woken, or it is given up with the lock held.
-        can(vm == Vm::Stopping && !self.mid_write, VcpusStopped);
+        can(vm == Vm::Stopping && begins, VcpusStopped);
         let stopped = vm == Vm::Stopped;
         let saves = self.left.saves > 0 || self.migration == Migration::Stopping;
         can(stopped && saves, SaveBegins);
@@ -177,27 +194,29 @@ impl checker::World for World {
         match action {
             Action::BackEndTakes => self.back_end_takes(),
             Action::BackEndEmits => self.back_end_emits(),
-            Action::BackEndReads => self.back_end_reads(),
+            Action::BackEndReads { channel } => self.back_end_reads(channel),
             Action::BackEndDeadline => {
                 let deadline = self.core.deadline().unwrap_or(0);
                 self.core.tick(deadline);
             }
-            Action::WorkBegins => {
-                self.function.work = false;
-                self.function.dma = true;
+            Action::WorkBegins { device } => {
+                let function = &mut self.functions[device as usize];
+                function.work = false;
+                function.dma = true;
             }
-            Action::DmaFaults => {
+            Action::DmaFaults { device } => {
                 self.left.faults -= 1;
-                self.function.dma = false;
-                self.function.stalled = true;
-                self.function.unread = true;
+                let function = &mut self.functions[device as usize];
+                function.dma = false;
+                function.stalled = true;
+                function.unread = true;
             }
-            Action::DmaEnds => self.function.dma = false,
-            Action::FunctionRests => {
-                let generation = self.function.quiescing.unwrap_or(0);
-                let rests = self.front.device_quiesced(super::world::DEVICE, generation);
+            Action::DmaEnds { device } => self.functions[device as usize].dma = false,
+            Action::FunctionRests { device } => {
+                let generation = self.functions[device as usize].quiescing.unwrap_or(0);
+                let rests = self.front.device_quiesced(device, generation);
                 if self.check(rests) == Some(false) {
-                    self.function.quiescing = None;
+                    self.functions[device as usize].quiescing = None;
                 }
             }
             Action::FrontEndTakes => self.front_end_takes(),
@@ -208,27 +227,23 @@ impl checker::World for World {
                 }
             }
             Action::TimerFires => self.timer_fires(),
-            Action::GuestWrites => self.guest_writes(),
+            Action::GuestWrites { device } => self.guest_writes(device),
             Action::GuestAnswers => {
-                let stag = self.guest.remove(0);
-                self.front.guest_answers(stag);
+                let (device, stag) = self.guest.remove(0);
+                self.front.guest_answers(device, stag);
             }
-            Action::GuestResets => {
+            Action::GuestResets { device } => {
                 self.left.resets -= 1;
-                self.queue.clear();
-                self.deferred.clear();
-                self.reset_function();
-                self.front.reset(|_| true);
+                self.reset_function(device);
+                self.front.reset(Some(device));
             }
-            Action::Detaches => {
+            Action::Detaches { device } => {
                 self.left.detaches -= 1;
-                self.attached = false;
-                self.queue.clear();
-                self.mid_write = false;
-                self.deferred.clear();
-                self.reset_function();
-                self.front.detach(super::world::DEVICE);
-                let _ = self.core.detach(super::world::DEVICE, 0);
+                self.attached[device as usize] = false;
+                self.mid_write = self.mid_write.filter(|of| *of != device);
+                self.reset_function(device);
+                self.front.detach(device);
+                let _ = self.core.detach(device, 0);
             }
             Action::Loses => {
                 self.left.losses -= 1;
@@ -292,8 +307,10 @@ impl checker::World for World {
         self.settle();
         if self.left.faults == 0 {
             // Without a fault it makes no difference.
-            self.function.work = false;
-            self.function.dma = false;
+            for function in &mut self.functions {
+                function.work = false;
+                function.dma = false;
+            }
         }
         self.look();
     }
@@ -302,36 +319,45 @@ impl checker::World for World {
         if self.front.vm() != Vm::Running {
             return Some("the VM does not run");
         }
-        if self.attached && self.front.trapped() {
+        if self.any_attached() && self.front.trapped() {
             return Some("a portal is trapped for ever");
         }
-        if !self.queue.is_empty() || self.mid_write {
+        if !self.queue.is_empty() || self.mid_write.is_some() {
             return Some("a submission is never executed");
         }
         if self.front.connected() && self.core.outstanding() > 0 {
             return Some("a fault is never answered");
         }
-        let function = &self.function;
-        let rests = !function.work && !function.dma && !function.stalled;
-        (!rests).then_some("the function never comes to rest")
+        let rests = |function: &super::world::Function| {
+            !function.work && !function.dma && !function.stalled
+        };
+        (!self.functions.iter().all(rests)).then_some("the function never comes to rest")
     }
 }
 
 impl World {
+    fn any_attached(&self) -> bool {
+        self.attached.contains(&true)
+    }
+
     /// The generation for which the front end has been told that the function rests.
-    fn rested(&self) -> Option<u64> {
+    fn rested(&self, device: u32) -> Option<u64> {
         self.front
-            .has_rested(super::world::DEVICE)
+            .has_rested(device)
             .then_some(self.front.generation())
     }
 
-    fn reset_function(&mut self) {
-        let quiescing = self.function.quiescing;
+    /// Nothing of before reaches the function any more.
+    fn reset_function(&mut self, device: u32) {
+        self.queue.retain(|(_, of)| *of != device);
+        self.deferred.retain(|(of, _)| *of != device);
+        let function = &self.functions[device as usize];
+        let quiescing = function.quiescing;
         // Faults that are read are answered by the back-end; its answer meets nobody.
-        if self.function.unread {
-            self.back_end_reads();
+        if function.unread {
+            self.back_end_reads(device);
         }
-        self.function = super::world::Function {
+        self.functions[device as usize] = super::world::Function {
             quiescing,
             ..Default::default()
         };
@@ -343,16 +369,16 @@ impl World {
         };
         if timer == Timer::Drained {
             self.notes.seen |= seen::EXPIRED;
-            self.expired = self.queue.front().copied();
+            self.expired = self.queue.front().map(|(ticket, _)| *ticket);
         }
         let fired = self.front.timer_fires(timer);
         self.check(fired);
     }
 
-    fn guest_writes(&mut self) {
-        if !self.mid_write {
+    fn guest_writes(&mut self, device: u32) {
+        if self.mid_write.is_none() {
             self.left.submissions -= 1;
-            self.mid_write = true;
+            self.mid_write = Some(device);
             // It has the lock later; what is not trapped needs none.
             if self.front.trapped() {
                 return;
@@ -360,18 +386,18 @@ impl World {
         }
         let stopping = self.front.vm() == Vm::Stopping;
         let pending = self.front.copies().pending();
-        let written = self.front.guest_writes(super::world::DEVICE);
+        let written = self.front.guest_writes(device);
         match self.check(written) {
             Some(Submitted::FastPath) => {
-                self.mid_write = false;
+                self.mid_write = None;
                 if !self.queue.is_empty() {
                     self.fail("a write overtakes those that were trapped");
                 }
-                self.function.work = true;
+                self.functions[device as usize].work = true;
             }
             Some(Submitted::Queued(ticket)) => {
-                self.mid_write = false;
-                self.queue.push_back(ticket);
+                self.mid_write = None;
+                self.queue.push_back((ticket, device));
                 if stopping && pending >= MAX_PENDING - RESERVE {
                     self.notes.seen |= seen::RESERVE_USED;
                 }
@@ -438,7 +464,7 @@ impl World {
     fn vcpus_stopped(&mut self) {
         let before = self.front.phase();
         let undrained = before != Phase::Drained || self.core.outstanding() > 0;
-        if self.asked && self.front.connected() && self.attached && undrained {
+        if self.asked && self.front.connected() && self.any_attached() && undrained {
             self.fail(format!("I1: stopped in {before:?} although it was ready"));
         }
         let stopped = self.front.vm_stopped();
@@ -457,7 +483,7 @@ impl World {
             self.fail("I5: more is pending than fits");
         }
         if let Some(held) = self.expired {
-            if self.queue.front() != Some(&held) {
+            if self.queue.front().map(|(ticket, _)| *ticket) != Some(held) {
                 self.expired = None;
             } else if self.front.phase() == Phase::Draining && self.running() {
                 self.fail("F6: a new drain before what an expired one held was executed");

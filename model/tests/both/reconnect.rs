@@ -56,17 +56,23 @@ impl World {
     /// Another process, or RESET_DEVICE and ATTACH: there must be no difference.
     fn begins_anew(&mut self) {
         if std::mem::take(&mut self.ended) {
-            self.core = back_end();
+            self.core = back_end(self.left.functions, self.devices());
         } else {
             self.core.reset(0);
             self.settle();
-            let attached = self.core.attach(&attachment(), 0);
-            if attached.is_err() || !same(&self.core, &back_end()) {
+            let mut attached = true;
+            for device in self.devices() {
+                attached &= self.core.attach(&attachment(device), 0).is_ok();
+            }
+            let new = back_end(self.left.functions, self.devices());
+            if !attached || !same(&self.core, &new) {
                 self.fail("a back-end that was reset is not as a new one");
             }
         }
         self.deferred.clear();
-        self.queue = (0..self.queue.len() as u64).collect();
+        for (ticket, queued) in (0..).zip(&mut self.queue) {
+            queued.0 = ticket;
+        }
         self.expired = None;
     }
 }

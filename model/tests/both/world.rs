@@ -13,16 +13,15 @@ use vsva_model::front_end::{Execution, FrontEnd, Phase, Post, Rules, Saved, Viol
 
 use crate::checker::Notes;
 
-pub const DEVICE: u32 = 0;
-const SID: u32 = 0x100;
-const CHANNEL: u32 = 0;
+/// The most devices that there can be. Each has a channel of its own, with its number.
+pub const DEVICES: usize = 2;
 pub const MAX_PENDING: u64 = 3;
 pub const RESERVE: u64 = 1;
 
 /// What the front end finds in its event ring.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
-    Fault(u16),
+    Fault(u32, u16),
     Replay(u64),
     Drained(u64),
     Failed(u64),
@@ -33,6 +32,8 @@ pub enum Event {
 /// How often things may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Budget {
+    /// How many functions there are.
+    pub functions: u8,
     pub submissions: u8,
     pub faults: u8,
     /// A migration begins.
@@ -85,8 +86,8 @@ pub enum Migration {
 /// What is saved: the front end's part, the back-end's, and of the memory what matters here.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot {
-    pub queue: VecDeque<u64>,
-    pub work: bool,
+    pub queue: VecDeque<(u64, u32)>,
+    pub work: [bool; DEVICES],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -95,16 +96,17 @@ pub struct World {
     pub core: Core<()>,
     pub portal: VecDeque<Post>,
     pub events: VecDeque<Event>,
-    pub function: Function,
-    pub attached: bool,
-    /// What the guest has written and the function has not got, by ticket: what there must be, whatever happens.
-    pub queue: VecDeque<u64>,
-    /// STAGs of the events in the guest's queue.
-    pub guest: Vec<u16>,
+    pub functions: [Function; DEVICES],
+    pub attached: [bool; DEVICES],
+    /// What the guest has written and the functions have not got, by ticket and device: what there must be, whatever
+    /// happens.
+    pub queue: VecDeque<(u64, u32)>,
+    /// The events in the guest's queue: device and STAG.
+    pub guest: Vec<(u32, u16)>,
     /// Events that wait for the VM to run.
-    pub deferred: Vec<u16>,
-    /// A vCPU is in the middle of a write.
-    pub mid_write: bool,
+    pub deferred: Vec<(u32, u16)>,
+    /// A vCPU is in the middle of a write to this device.
+    pub mid_write: Option<u32>,
     pub migration: Migration,
     pub waiting: bool,
     /// The stop under way was allowed: the devices were ready.
@@ -160,11 +162,11 @@ pub mod seen {
     ];
 }
 
-pub fn limits() -> Limits {
+fn limits(functions: u8) -> Limits {
     Limits {
-        max_devices: 1,
+        max_devices: functions.into(),
         max_pending: MAX_PENDING as u32,
-        max_faults: 1,
+        max_faults: functions.into(),
         max_device_faults: 0,
     }
 }
@@ -180,36 +182,43 @@ pub fn submission(ticket: u64) -> Submission {
     }
 }
 
-pub fn attachment() -> Attachment {
+fn sid(device: u32) -> u32 {
+    0x100 + device
+}
+
+pub fn attachment(device: u32) -> Attachment {
     Attachment {
-        device: DEVICE,
-        vsid: SID,
-        dev_id: 10,
-        channel: CHANNEL,
+        device,
+        vsid: sid(device),
+        dev_id: 10 + device,
+        channel: device,
         max_outstanding: 0,
         pri: false,
     }
 }
 
-pub fn back_end() -> Core<()> {
-    let mut core = Core::new(limits(), ()).unwrap();
-    core.attach(&attachment(), 0).unwrap();
+/// A back-end with these devices.
+pub fn back_end(functions: u8, attached: impl Iterator<Item = u32>) -> Core<()> {
+    let mut core = Core::new(limits(functions), ()).unwrap();
+    for device in attached {
+        core.attach(&attachment(device), 0).unwrap();
+    }
     core
 }
 
 impl World {
     pub fn new(rules: Rules, budget: Budget) -> Self {
         Self {
-            front: FrontEnd::new(rules, MAX_PENDING, RESERVE, 1 << DEVICE),
-            core: back_end(),
+            front: FrontEnd::new(rules, MAX_PENDING, RESERVE, (1 << budget.functions) - 1),
+            core: back_end(budget.functions, 0..budget.functions.into()),
             portal: VecDeque::new(),
             events: VecDeque::new(),
-            function: Function::default(),
-            attached: true,
+            functions: Default::default(),
+            attached: std::array::from_fn(|device| device < budget.functions.into()),
             queue: VecDeque::new(),
             guest: Vec::new(),
             deferred: Vec::new(),
-            mid_write: false,
+            mid_write: None,
             migration: Migration::None,
             waiting: false,
             asked: false,
@@ -232,6 +241,15 @@ impl World {
             .ok()
     }
 
+    /// The devices that are attached.
+    pub fn devices(&self) -> impl Iterator<Item = u32> + use<> {
+        let attached = self.attached;
+        (0..)
+            .zip(attached)
+            .filter(|(_, attached)| *attached)
+            .map(|(device, _)| device)
+    }
+
     pub fn running(&self) -> bool {
         self.front.vm() == Vm::Running
     }
@@ -240,38 +258,50 @@ impl World {
     pub fn flush(&mut self) {
         for post in self.front.take_posts() {
             match post {
-                Post::Drain { generation } => self.function.quiescing = Some(generation),
-                Post::Release { .. } => self.function.quiescing = None,
+                Post::Drain { generation } => self.quiesces(Some(generation)),
+                Post::Release { .. } => self.quiesces(None),
                 _ => {}
             }
             self.portal.push_back(post);
         }
         if !self.front.connected() && self.front.phase() == Phase::Running {
-            self.function.quiescing = None;
+            self.quiesces(None);
+        }
+    }
+
+    fn quiesces(&mut self, generation: Option<u64>) {
+        for device in self.devices() {
+            self.functions[device as usize].quiescing = generation;
         }
     }
 
     /// A write of the guest reaches the device.
-    pub fn execute(&mut self, ticket: u64) {
+    pub fn execute(&mut self, ticket: u64, device: u32) {
         if self.memory.is_some() {
             self.fail(format!(
                 "ticket {ticket} is executed into a VM that is being saved"
             ));
         }
         match self.queue.pop_front() {
-            Some(next) if next == ticket => {}
-            next => self.fail(format!("ticket {ticket} is executed, the next is {next:?}")),
+            Some(next) if next == (ticket, device) => {}
+            Some((next, of)) => self.fail(format!(
+                "ticket {ticket} is executed on device {device}, the next is {next} on {of}"
+            )),
+            None => self.fail(format!("ticket {ticket} is executed, the next is None")),
         }
-        self.function.work = true;
+        self.functions[device as usize].work = true;
     }
 
     /// The front end executes its copies itself.
     pub fn executed(&mut self, executions: &[Execution]) {
-        for _ in executions {
-            let Some(ticket) = self.queue.front().copied() else {
+        for execution in executions {
+            let Execution::Device(device) = *execution else {
+                continue;
+            };
+            let Some((ticket, _)) = self.queue.front().copied() else {
                 return self.fail("something is executed that was not written");
             };
-            self.execute(ticket);
+            self.execute(ticket, device);
         }
     }
 
@@ -289,25 +319,25 @@ impl World {
             return;
         };
         match post {
-            Post::Resume { stag } => {
+            Post::Resume { device, stag } => {
                 let code = ResponseCode::Success;
                 let resume = SmmuCommand::Resume {
-                    sid: SID,
+                    sid: sid(device),
                     stag,
                     code,
                 };
-                self.portal_message(MessageType::SmmuCmd, DEVICE, &resume.encode());
+                self.portal_message(MessageType::SmmuCmd, DEVICE_NONE, &resume.encode());
             }
             Post::SubmitNone { ticket } => {
                 self.portal_message(MessageType::Submit, DEVICE_NONE, &submission(ticket));
             }
-            Post::Submit { ticket } => {
-                self.portal_message(MessageType::Submit, DEVICE, &submission(ticket));
+            Post::Submit { device, ticket } => {
+                self.portal_message(MessageType::Submit, device, &submission(ticket));
             }
-            Post::Quiesced { generation } => {
+            Post::Quiesced { device, generation } => {
                 let generation = U64::new(generation);
                 let payload = GenerationPayload { generation };
-                self.portal_message(MessageType::DeviceQuiesced, DEVICE, &payload);
+                self.portal_message(MessageType::DeviceQuiesced, device, &payload);
             }
             Post::Drain { generation } => {
                 let request = DrainRequest {
@@ -322,7 +352,10 @@ impl World {
                 let payload = GenerationPayload { generation };
                 self.portal_message(MessageType::Release, DEVICE_NONE, &payload);
             }
-            Post::Reset => self.portal_message(MessageType::Reset, DEVICE, &[0u8; 0]),
+            Post::Reset { device } => {
+                let device = device.unwrap_or(DEVICE_NONE);
+                self.portal_message(MessageType::Reset, device, &[0u8; 0]);
+            }
         }
     }
 
@@ -336,7 +369,8 @@ impl World {
         let Some(message) = sent else { return };
         let event = match message.message_type() {
             Some(MessageType::SmmuEvent) => {
-                Event::Fault(EventRecord::decode(&message.payload()).unwrap().stag)
+                let event = EventRecord::decode(&message.payload()).unwrap();
+                Event::Fault(message.device.get(), event.stag)
             }
             Some(MessageType::Replay) => {
                 Event::Replay(message.payload::<Submission>().ticket.get())
@@ -356,11 +390,11 @@ impl World {
         self.events.push_back(event);
     }
 
-    /// The back-end reads the fault.
-    pub fn back_end_reads(&mut self) {
+    /// The back-end reads the fault of a function.
+    pub fn back_end_reads(&mut self, device: u32) {
         let record = PgFault {
             flags: U32::new(PGFAULT_PASID_VALID | PGFAULT_LAST_PAGE),
-            dev_id: U32::new(10),
+            dev_id: U32::new(10 + device),
             pasid: U32::new(1),
             grpid: U32::new(1),
             perm: U32::new(PERM_READ),
@@ -369,8 +403,8 @@ impl World {
             length: U32::ZERO,
             cookie: U32::new(1),
         };
-        self.function.unread = false;
-        if let Err(error) = self.core.fault(CHANNEL, &record, 0) {
+        self.functions[device as usize].unread = false;
+        if let Err(error) = self.core.fault(device, &record, 0) {
             self.fail(format!("a fault is refused: {error}"));
         }
     }
@@ -383,26 +417,29 @@ impl World {
                 return self.fail(format!("{job:?} is given out again and again"));
             }
             match job {
-                Job::Write(_) => self.writes_answers(),
-                Job::Read(_) if self.function.unread => self.back_end_reads(),
-                Job::Read(_) => self.core.channel_empty(CHANNEL, 0),
+                Job::Write(channel) => self.writes_answers(channel),
+                Job::Read(channel) if self.functions[channel as usize].unread => {
+                    self.back_end_reads(channel);
+                }
+                Job::Read(channel) => self.core.channel_empty(channel, 0),
                 Job::Close(_) | Job::ReadRecords => {}
             }
         }
     }
 
-    fn writes_answers(&mut self) {
+    fn writes_answers(&mut self, channel: u32) {
         let mut answer = [PageResponse {
             cookie: U32::ZERO,
             code: U32::ZERO,
         }];
-        while self.core.next_answers(CHANNEL, &mut answer) > 0 {
-            if self.function.stalled && !self.function.unread {
-                self.function.stalled = false;
+        while self.core.next_answers(channel, &mut answer) > 0 {
+            let function = &mut self.functions[channel as usize];
+            if function.stalled && !function.unread {
+                function.stalled = false;
                 // Retried, or aborted; in both cases it is over some day.
-                self.function.dma = answer[0].code.get() == ResponseCode::Success as u32;
+                function.dma = answer[0].code.get() == ResponseCode::Success as u32;
             }
-            self.core.answers_written(CHANNEL, 1, 0);
+            self.core.answers_written(channel, 1, 0);
         }
     }
 
@@ -412,17 +449,18 @@ impl World {
             return;
         };
         match event {
-            Event::Fault(stag) if self.running() || self.front.vm() == Vm::Stopping => {
-                self.guest.push(stag);
+            Event::Fault(device, _) if !self.attached[device as usize] => {}
+            Event::Fault(device, stag) if self.running() || self.front.vm() == Vm::Stopping => {
+                self.guest.push((device, stag));
             }
-            Event::Fault(stag) => self.deferred.push(stag),
+            Event::Fault(device, stag) => self.deferred.push((device, stag)),
             Event::Replay(ticket) => {
                 let replay = self.front.replay(ticket);
-                if let Some(Execution::Device(_)) = self.check(replay) {
+                if let Some(Execution::Device(device)) = self.check(replay) {
                     if self.there {
                         self.notes.seen |= seen::REPLAYED_THERE;
                     }
-                    self.execute(ticket);
+                    self.execute(ticket, device);
                 }
             }
             Event::Drained(generation) => {
@@ -454,11 +492,13 @@ impl World {
         self.portal.clear();
         self.events.clear();
         self.deferred.clear();
-        self.core.channel_lost(CHANNEL, LostReason::Ended, 0);
-        if self.function.stalled {
-            self.function.stalled = false;
-            self.function.unread = false;
-            self.function.dma = true;
+        for (channel, function) in (0..).zip(&mut self.functions) {
+            self.core.channel_lost(channel, LostReason::Ended, 0);
+            if function.stalled {
+                function.stalled = false;
+                function.unread = false;
+                function.dma = true;
+            }
         }
         let lost = self.front.lost();
         if let Some(executed) = self.check(lost) {
@@ -482,7 +522,9 @@ impl World {
             Ok(()) if !outstanding => {
                 self.memory = Some(Snapshot {
                     queue: self.queue.clone(),
-                    work: self.function.work || self.function.dma,
+                    work: std::array::from_fn(|device| {
+                        self.functions[device].work || self.functions[device].dma
+                    }),
                 });
             }
             // Refused: a person or a manager is told.
@@ -524,7 +566,7 @@ impl World {
             return;
         }
         self.notes.seen |= seen::MIGRATED;
-        let mut core = back_end();
+        let mut core = back_end(self.left.functions, self.devices());
         if let Err(error) = core.restore(&state, 0) {
             return self.fail(format!("the destination's back-end refuses: {error}"));
         }
@@ -538,7 +580,8 @@ impl World {
             .collect();
         let rules = self.front.rules();
         let credit = (MAX_PENDING, RESERVE);
-        match FrontEnd::load(rules, credit, 1 << DEVICE, &saved, &pending) {
+        let devices = self.devices().map(|device| 1 << device).sum();
+        match FrontEnd::load(rules, credit, devices, &saved, &pending) {
             Ok(front) => self.front = front,
             Err(error) => return self.fail(format!("the destination refuses: {error}")),
         }
@@ -548,10 +591,10 @@ impl World {
         self.queue = memory.queue;
         self.guest.clear();
         self.deferred.clear();
-        self.function = Function {
-            work: memory.work,
+        self.functions = memory.work.map(|work| Function {
+            work,
             ..Function::default()
-        };
+        });
         self.migration = Migration::None;
         self.waiting = false;
         self.expired = None;

@@ -4,8 +4,45 @@ use super::rig::{desc, limits, part, record, sid, Rig, MS};
 use crate::core::{Attachment, FaultError, Limits, Observation, RefusedReason};
 use crate::wire::{
     EventRecord, MessageType, ResponseCode, SmmuCommand, FAULT_INFO_SSID_VALID, FAULT_INFO_VALID,
-    PERM_WRITE, PGFAULT_LAST_PAGE,
+    PERM_READ, PERM_WRITE, PGFAULT_LAST_PAGE, U32,
 };
+
+#[test]
+fn test_fault_that_is_read_is_told_with_its_direction() {
+    let mut rig = Rig::new();
+    let mut write = record(0, 2);
+    write.perm = U32::new(PERM_READ | PERM_WRITE);
+
+    rig.fault(0, &record(0, 1));
+    rig.fault(0, &write);
+
+    let told = |observation: &Observation| match observation {
+        Observation::FaultRead { cookie, write, .. } => Some((*cookie, *write)),
+        _ => None,
+    };
+    let told: Vec<_> = rig.core.observer().0.iter().filter_map(told).collect();
+    assert_eq!(told, [(1, false), (2, true)]);
+}
+
+#[test]
+fn test_channel_that_is_blocked_is_told_once() {
+    let mut rig = Rig::new();
+    for cookie in 1..=8 {
+        rig.fault(0, &record(0, cookie));
+    }
+    for _ in 0..2 {
+        rig.try_fault(0, &record(0, 9)).unwrap_err();
+    }
+
+    let blocked = Observation::ChannelBlocked { channel: 0 };
+    let told = rig
+        .core
+        .observer()
+        .0
+        .iter()
+        .filter(|told| **told == blocked);
+    assert_eq!(told.count(), 1);
+}
 
 #[test]
 fn test_fault_becomes_an_event_of_its_device() {

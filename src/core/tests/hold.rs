@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::rig::{desc, dev_id, part, record, Rig};
-use crate::core::{Attachment, FaultError, HoldError, Phase};
+use crate::core::{Attachment, FaultError, HoldError, Observation, Phase};
 use crate::wire::{LostReason, MessageType};
 
 /// A rig whose channel 0 is a fault file of the kernel.
@@ -71,6 +71,11 @@ fn test_unhold_after_abort_forgets_faults_in_every_state() {
     assert_eq!(rig.core.counters().unknown_answers, 1);
     rig.fault(0, &record(0, 1));
     assert_eq!(rig.stags().len(), 1);
+    let unheld = Observation::Unheld {
+        device: 0,
+        aborted: 4,
+    };
+    assert!(rig.observed(&unheld));
 }
 
 #[test]

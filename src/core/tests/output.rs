@@ -71,6 +71,22 @@ fn test_rings_reset_counts_anew_and_keeps_what_was_not_sent() {
 }
 
 #[test]
+fn test_lost_devices_are_counted_among_the_messages_that_wait() {
+    let mut rig = Rig::new();
+    rig.attach(&desc(1, 0));
+    rig.core.channel_lost(0, LostReason::Owner, rig.now);
+
+    let lost = rig.core.wants().waiting;
+    rig.next_message();
+    let told_of_one = rig.core.wants().waiting;
+    rig.core.detach(1, rig.now).unwrap();
+
+    assert_eq!((lost, told_of_one), (2, 1));
+    assert_eq!(rig.core.wants().waiting, 0);
+    assert_eq!(rig.messages(), []);
+}
+
+#[test]
 fn test_rings_reset_reports_lost_device_again() {
     let mut rig = Rig::new();
     rig.core.channel_lost(0, LostReason::Owner, rig.now);

@@ -6,7 +6,7 @@ use zerocopy::FromZeros;
 
 use super::rig::{desc, part, record, Rig, MS};
 use crate::core::{FaultError, Job, Wants};
-use crate::wire::{MessageType, PageResponse, EVENT_RECORD_SIZE};
+use crate::wire::{LostReason, MessageType, PageResponse, EVENT_RECORD_SIZE};
 
 fn jobs(rig: &mut Rig) -> Vec<Job> {
     std::iter::from_fn(|| rig.core.wants().job)
@@ -163,6 +163,41 @@ fn test_channel_that_nobody_uses_any_more_is_given_out_to_be_closed() {
     assert_eq!(idle, [Job::Close(5)]);
     assert_eq!(busy, [Job::Write(0)]);
     assert_eq!(jobs(&mut rig), [Job::Close(0)]);
+}
+
+#[test]
+fn test_channels_that_are_closed_in_one_step_are_each_given_out() {
+    let mut rig = Rig::new();
+    rig.attach(&desc(1, 5));
+    rig.attach(&desc(2, 6));
+
+    rig.core.reset(rig.now);
+
+    assert_eq!(jobs(&mut rig), [0, 5, 6].map(Job::Close));
+}
+
+#[test]
+fn test_answer_of_another_channel_than_the_one_that_is_closed_is_given_out() {
+    let mut rig = Rig::new();
+    rig.attach(&desc(1, 5));
+    let stag = rig.delivered(1);
+    rig.resume(0, stag);
+
+    rig.core.detach(1, rig.now).unwrap();
+
+    assert_eq!(jobs(&mut rig), [Job::Close(5), Job::Write(0)]);
+}
+
+#[test]
+fn test_answers_of_a_channel_that_is_lost_are_not_given_out_for_the_next_of_its_number() {
+    let mut rig = Rig::new();
+    let stag = rig.delivered(1);
+    rig.resume(0, stag);
+
+    rig.core.channel_lost(0, LostReason::Io, rig.now);
+    rig.attach(&desc(0, 0));
+
+    assert_eq!(jobs(&mut rig), []);
 }
 
 #[test]

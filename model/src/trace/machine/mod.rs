@@ -118,7 +118,7 @@ impl Machine {
             }
             Step::ClientReset { device } => {
                 self.attached(device)?;
-                self.front.reset(|of| of == device);
+                self.front.reset(Some(device));
                 self.post(line, Portal::Reset { device });
             }
             Step::DrainStart {
