@@ -10,22 +10,10 @@ from pathlib import Path
 
 from avocado_vsva import VsvaTest, command_line
 from avocado_vsva.backend import StartedByQemu
+from avocado_vsva.process import children
 
 LONG_DEADLINE = {"drain-timeout": 60000}
 HANG = 30
-
-
-def children(pid):
-    """The processes that a process has started and that run."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:
-            continue  # It has ended.
-        if int(parent) == pid and state != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def runs(pid):

@@ -67,7 +67,8 @@ def _vsva_device(number, backend, properties):
     if isinstance(backend, StartedByQemu):
         return _spawning_device(number, backend, properties)
     words = "".join(f",{key}={value}" for key, value in properties.items())
-    return ["-chardev", f"socket,id=vsva-socket{number},path={backend.socket_path}",
+    again = f",reconnect-ms={backend.reconnect_ms}" if getattr(backend, "reconnect_ms", None) else ""
+    return ["-chardev", f"socket,id=vsva-socket{number},path={backend.socket_path}{again}",
             "-device", f"vhost-user-vsva,id=vsva{number},chardev=vsva-socket{number}{words}"]
 
 

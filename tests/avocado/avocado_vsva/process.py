@@ -3,6 +3,7 @@
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 # The kernel takes the thread that has started a program for its parent, and avocado ends the thread that runs a test
 # before tearDown begins: this one lives as long as the process.
@@ -36,3 +37,16 @@ def kill(process):
     if process.poll() is None:
         process.kill()
     return process.wait(10)
+
+
+def children(pid):
+    """The processes that a process has started and that run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue  # It has ended.
+        if int(parent) == pid and state != "Z":
+            found.append(int(stat.parent.name))
+    return found

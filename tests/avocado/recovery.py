@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+"""
+A back-end that is killed at any instant, and another one that goes on: the guest sees no error, each of its requests
+is done once and in order, none is aborted, and QEMU has seen one answer for each fault.
+"""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+from avocado_vsva import VsvaTest, migration
+from avocado_vsva.backend import StartedByQemu
+from avocado_vsva.process import children
+from avocado_vsva.trace import read_trace
+
+# Whatever else the machine does: only what never comes is to be found.
+HANG = 120
+PATIENT = {"drain-timeout": 120000, "recovery-timeout": 120000}
+KILLS = int(os.environ.get("VSVA_KILLS", "30"))
+SEED = int(os.environ.get("VSVA_SEED", "1"))
+
+
+class Recovery(VsvaTest):
+    """
+    :avocado: tags=arch:aarch64,machine:virt,device:vhost-user-vsva,recovery
+    """
+
+    timeout = 1800
+
+    def new_recovering_vm(self, name="source", vsva=None, **options):
+        backend = StartedByQemu(self.environment.backend)
+        return self.new_vm(name, backend=backend, vsva={**PATIENT, **(vsva or {})}, **options)
+
+    def backend_of(self, vm):
+        """The process that serves a VM now; QEMU starts another one by itself."""
+        deadline = time.monotonic() + HANG
+        while True:
+            found = children(vm.process.pid)
+            if found:
+                return found[0]
+            self.assertLess(time.monotonic(), deadline, "no back-end has been started again")
+            time.sleep(0.001)
+
+    def kill(self, vm, complete=True):
+        """Kill its back-end, and wait until another one goes on."""
+        since = len(vm.qmp.events)
+        os.kill(self.backend_of(vm), signal.SIGKILL)
+        vm.qmp.wait("VSVA_BACKEND_AWAY", HANG, since)
+        event = vm.qmp.wait("VSVA_BACKEND_RECOVERED", HANG, since).data
+        self.assertEqual(event["complete"], complete, event)
+        return event
+
+    def assert_nothing_lost(self, vm, count, device=0):
+        self.assert_all_done(vm, count)
+        status = vm.guest.cmd(f"status {device}")
+        counters = status["device"]
+        self.assertEqual((counters["aborted"], counters["bad_responses"], counters["duplicates"], counters["gaps"],
+                          counters["bad_desc"]), (0, 0, 0, 0, 0), status)
+        self.assertEqual(counters["faults"], counters["retried"], status)
+        info = vm.qmp.cmd("query-vsva")[0]
+        self.assertEqual((info["connected"], info["away"], info["outstanding"]), (True, False, 0), info)
+        self.assertEqual(vm.qmp.find("VSVA_BACKEND_DISCONNECTED", 0), [])
+
+    def assert_each_answered_once(self, vm):
+        """By the device: cookies are given once. An answer may come again, but says the same."""
+        sent, answers = Counter(), {}
+        for event in read_trace(vm.trace_path):
+            if event.name == "vsva_testdev_fault_sent":
+                sent[event.ids()["cookie"]] += 1
+            elif event.name == "vsva_testdev_response":
+                ids = event.ids()
+                answers.setdefault(ids["cookie"], set()).add(ids["code"])
+        self.assertEqual(set(sent.values()) - {1}, set())
+        self.assertEqual(set(answers), set(sent))
+        self.assertEqual([cookie for cookie, codes in answers.items() if codes != {0}], [])
+
+    def test_killed_idle_the_next_one_serves(self):
+        vm = self.new_recovering_vm().boot()
+        vm.guest.cmd("dma 0 16 src=fresh dst=fresh")
+        self.assert_all_done(vm, 16)
+        event = self.kill(vm)
+        self.assertEqual((event["commands"], event["submissions"]), (0, 0))
+        vm.guest.cmd("dma 0 16 src=fresh dst=fresh")
+        self.assert_nothing_lost(vm, 32)
+        self.assertIn("recovered: 1 time(s)", vm.qmp.hmp("info vsva"))
+        vm.quit()
+        self.assert_each_answered_once(vm)
+
+    def test_killed_with_faults_at_the_guest_each_is_answered_once(self):
+        vm = self.new_recovering_vm().boot()
+        self.hold_faults(vm, 8)
+        for _ in range(3):
+            self.kill(vm)
+            self.assertEqual(vm.qmp.cmd("query-vsva")[0]["outstanding"], 8)
+        vm.guest.release_faults()
+        self.assert_nothing_lost(vm, 8)
+        vm.quit()
+        self.assert_each_answered_once(vm)
+
+    def test_killed_under_load_again_and_again_nothing_is_lost(self):
+        """At instants that the seed gives; VSVA_KILLS and VSVA_SEED change them."""
+        vm = self.new_recovering_vm().boot()
+        instants = random.Random(SEED)
+        print(f"{KILLS} kills, seed {SEED}", flush=True)
+        total, took = 0, []
+        for _ in range(KILLS):
+            vm.guest.cmd("dma 0 50 src=fresh dst=fresh")
+            total += 50
+            time.sleep(instants.uniform(0, 0.2))
+            took.append(self.kill(vm)["away-ms"])
+        print(f"away for {min(took)} to {max(took)} ms, {sorted(took)[len(took) // 2]} ms in the middle", flush=True)
+        self.assert_nothing_lost(vm, total)
+        vm.quit()
+        self.assert_each_answered_once(vm)
+
+    def test_killed_while_draining_the_migration_goes_on(self):
+        source = self.new_recovering_vm().boot()
+        destination = self.new_recovering_vm("destination", incoming=True)
+        self.hold_faults(source, 3)
+        since = self.start_migration(source, destination)
+        source.qmp.wait("VSVA_DRAIN_STARTED", HANG, since)
+        source.guest.cmd("dma 0 20 src=fresh dst=fresh")
+        event = self.kill(source)
+        self.assertGreater(event["submissions"], 0)
+        source.guest.cmd("dma 0 20 src=fresh dst=fresh")
+        self.kill(source)
+        source.guest.release_faults()
+        self.assert_drained_before_stop(source, since)
+        self.assert_migrated(source, destination, since)
+        self.assertGreater(destination.qmp.wait("VSVA_RELEASED", HANG).data["replayed"], 0)
+        self.kill(destination)
+        destination.guest.cmd("dma 0 16 src=fresh dst=fresh")
+        self.assert_nothing_lost(destination, 59)
+
+    def test_killed_drained_and_stopped_is_replayed_after_cont(self):
+        vm = self.new_recovering_vm(vsva={"stop-timeout": 10000}).boot()
+        vm.guest.cmd("dma 0 50 src=fresh dst=fresh")
+        self.assert_all_done(vm, 50)
+        vm.qmp.cmd("stop")
+        self.assertEqual(vm.qmp.cmd("query-vsva")[0]["phase"], "drained")
+        self.kill(vm)
+        self.assertEqual(vm.qmp.cmd("query-vsva")[0]["phase"], "loaded")
+        self.kill(vm)
+        since = len(vm.qmp.events)
+        vm.qmp.cmd("cont")
+        vm.qmp.wait("VSVA_RELEASED", HANG, since)
+        vm.guest.cmd("dma 0 50 src=fresh dst=fresh")
+        self.assert_nothing_lost(vm, 100)
+
+    def test_killed_loaded_before_the_vm_runs_submissions_are_replayed(self):
+        source = self.new_recovering_vm().boot()
+        destination = self.new_recovering_vm("destination", incoming=True)
+        self.hold_faults(source, 1)
+        since = self.start_migration(source, destination, {"max-bandwidth": 0}, pause_before_switchover=True)
+        source.qmp.wait("VSVA_DRAIN_STARTED", HANG, since)
+        source.guest.cmd("dma 0 20 src=fresh dst=fresh")
+        source.guest.release_faults()
+        self.assertEqual(migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover")
+        self.kill(source)
+        # What has been drained is held by the next one, and can be saved.
+        source.qmp.cmd("migrate-continue", state="pre-switchover")
+        self.assert_migrated(source, destination, since)
+        self.kill(destination)
+        self.assert_nothing_lost(destination, 21)
+
+    def test_hung_is_killed_and_the_next_one_goes_on(self):
+        vm = self.new_recovering_vm().boot()
+        self.hold_faults(vm, 4)
+        program = self.backend_of(vm)
+        since = len(vm.qmp.events)
+        os.kill(program, signal.SIGSTOP)
+        vm.guest.release_faults()
+        # The guest's answers fill no ring: a drain is what misses its time.
+        vm.guest.cmd("dma 0 600 src=fresh dst=fresh")
+        vm.qmp.cmd("system_reset")
+        self.assertTrue(vm.qmp.wait("VSVA_BACKEND_AWAY", HANG, since).data["hung"])
+        self.assertTrue(vm.qmp.wait("VSVA_BACKEND_RECOVERED", HANG, since).data["complete"])
+        self.assertNotEqual(self.backend_of(vm), program)
+        vm.guest.wait_ready(HANG, len(vm.guest.lines))
+        vm.guest.cmd("dma 0 16 src=fresh dst=fresh")
+        self.assert_all_done(vm, 16)
+
+    def test_nobody_comes_in_time_the_vm_goes_on_without(self):
+        backend = self.new_backend("source")
+        backend.reconnect_ms = 50
+        vm = self.new_vm("source", backend=backend, vsva={"recovery-timeout": 2000}).boot()
+        self.hold_faults(vm, 2)
+        since = len(vm.qmp.events)
+        backend.kill()
+        vm.qmp.wait("VSVA_BACKEND_AWAY", HANG, since)
+        self.assertIn("waiting for another back-end", vm.qmp.hmp("info vsva"))
+        reason = vm.qmp.wait("VSVA_BACKEND_DISCONNECTED", HANG, since).data["reason"]
+        self.assertIn("not within 2000 ms", reason)
+        self.assertTrue(vm.qmp.cmd("query-status")["running"])
+        vm.guest.release_faults()
+        vm.guest.cmd("dma 0 16 src=warm dst=warm")
+        vm.guest.wait("completed=18")
