@@ -195,5 +195,7 @@ class Recovery(VsvaTest):
         self.assertIn("not within 2000 ms", reason)
         self.assertTrue(vm.qmp.cmd("query-status")["running"])
         vm.guest.release_faults()
+        before = vm.guest.cmd("status 0")["completed"]
         vm.guest.cmd("dma 0 16 src=warm dst=warm")
-        vm.guest.wait("completed=18")
+        vm.guest.wait(f"completed={before + 16}")
+        self.assertEqual(vm.guest.cmd("status 0")["device"]["aborted"], 2)

@@ -28,9 +28,9 @@ class SpawnedBackend(VsvaTest):
     :avocado: tags=arch:aarch64,machine:virt,device:vhost-user-vsva,spawn
     """
 
-    def new_spawning_vm(self, name="source", backend_options=(), **options):
+    def new_spawning_vm(self, name="source", backend_options=(), vsva=None, **options):
         backend = StartedByQemu(self.environment.backend, *backend_options)
-        return self.new_vm(name, backend=backend, vsva=LONG_DEADLINE, **options)
+        return self.new_vm(name, backend=backend, vsva={**LONG_DEADLINE, **(vsva or {})}, **options)
 
     def assert_one_child(self, pid):
         found = children(pid)
@@ -79,8 +79,8 @@ class SpawnedBackend(VsvaTest):
         vm.kill()
         self.assert_ends(program)
 
-    def test_backend_killed_vm_goes_on_without_it(self):
-        vm = self.new_spawning_vm().boot()
+    def test_backend_killed_without_recovery_vm_goes_on_without_it(self):
+        vm = self.new_spawning_vm(vsva={"recovery-timeout": 0}).boot()
         program = self.assert_one_child(vm.process.pid)
         os.kill(program, signal.SIGKILL)
         vm.qmp.wait("VSVA_BACKEND_DISCONNECTED", HANG)
