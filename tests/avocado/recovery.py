@@ -31,7 +31,10 @@ class Recovery(VsvaTest):
 
     def new_recovering_vm(self, name="source", vsva=None, **options):
         backend = StartedByQemu(self.environment.backend)
-        return self.new_vm(name, backend=backend, vsva={**PATIENT, **(vsva or {})}, **options)
+        vm = self.new_vm(name, backend=backend, vsva={**PATIENT, **(vsva or {})}, **options)
+        if not vm.qmp.cmd("query-vsva")[0]["recoverable"]:
+            self.skipTest("the back-end does not offer recovery")
+        return vm
 
     def backend_of(self, vm):
         """The process that serves a VM now; QEMU starts another one by itself."""
