@@ -53,6 +53,11 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub event_log: Option<PathBuf>,
 
+    /// Write the same to FILE as a trace for the Perfetto UI (ui.perfetto.dev). A file that is there
+    /// is replaced.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
     /// The most devices that may be attached.
     #[arg(long, value_name = "N", default_value_t = Limits::default().max_devices)]
     pub max_devices: u32,
@@ -139,6 +144,8 @@ impl From<Sandbox> for SandboxMode {
 pub enum Command {
     /// Show the status of back-ends that run.
     Status(StatusArgs),
+    /// Write a trace of what a back-end that runs has just done.
+    Trace(TraceArgs),
     /// Say what event logs tell, and draw it.
     Report(ReportArgs),
 }
@@ -178,4 +185,22 @@ pub struct ReportArgs {
     /// destination.
     #[arg(value_name = "EVENTS", required = true, num_args = 1..=2)]
     pub logs: Vec<PathBuf>,
+}
+
+/// Writes a trace of the last events of a back-end that runs, for the Perfetto UI
+/// (ui.perfetto.dev).
+#[derive(Clone, Debug, clap::Args)]
+pub struct TraceArgs {
+    /// Write it here; a file that is there is replaced.
+    #[arg(
+        short,
+        long,
+        value_name = "FILE",
+        default_value = "vsva.perfetto-trace"
+    )]
+    pub output: PathBuf,
+
+    /// Its status socket; without it, that of the only back-end of this host.
+    #[arg(value_name = "PATH")]
+    pub path: Option<PathBuf>,
 }

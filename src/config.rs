@@ -32,6 +32,8 @@ pub struct Config {
     pub status_socket: Option<PathBuf>,
     /// The event log.
     pub event_log: Option<PathBuf>,
+    /// The trace.
+    pub trace: Option<PathBuf>,
     /// Limits.
     pub limits: Limits,
     /// Whether the feature bit `VSVA_F_MIGRATION_BLOCKING` is offered.

@@ -42,6 +42,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The trace could not be opened.
+    #[error("Cannot open the trace {path:?}: {source}")]
+    Trace {
+        /// The path of the trace.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The process could not be confined.
     #[error("{0}")]
     Sandbox(#[from] crate::sandbox::SandboxError),

@@ -26,4 +26,5 @@ mod seqlock;
 pub mod state;
 pub mod status;
 mod sys;
+mod trace;
 pub mod wire;

@@ -8,7 +8,7 @@ mod args;
 
 use std::{io::Write, process::ExitCode};
 
-use args::{Args, Command, ReportArgs, StatusArgs};
+use args::{Args, Command, ReportArgs, StatusArgs, TraceArgs};
 use clap::Parser;
 use vhost_user_vsva::{
     backend,
@@ -20,7 +20,7 @@ use vhost_user_vsva::{
     state::StateVersion,
     status::{
         client::ClientError,
-        command::{show, Format, Status},
+        command::{self, show, Format, Status},
     },
 };
 
@@ -53,6 +53,7 @@ impl TryFrom<Args> for Config {
             one_off: args.one_off,
             status_socket: args.status_socket,
             event_log: args.event_log,
+            trace: args.trace,
             limits,
             migration_blocking: !args.without_migration_blocking,
             state_version: args
@@ -75,6 +76,7 @@ fn run(args: Args) -> Result<(), Error> {
 fn tool(command: Command) -> ExitCode {
     let done = match command {
         Command::Status(args) => show_status(args).map_err(|e| e.to_string()),
+        Command::Trace(args) => write_trace(args).map_err(|e| e.to_string()),
         Command::Report(args) => show_report(args).map_err(|e| e.to_string()),
     };
     match done {
@@ -85,6 +87,12 @@ fn tool(command: Command) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn write_trace(args: TraceArgs) -> Result<bool, ClientError> {
+    let text = command::trace(args.path, &args.output)?;
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(true)
 }
 
 fn show_report(args: ReportArgs) -> Result<bool, ReportError> {

@@ -44,6 +44,7 @@ fn start() -> UnixStream {
         listen: Some(Listen::Fd(listener.into_raw_fd())),
         status_socket: None,
         event_log: None,
+        trace: None,
         limits: Limits::default(),
         migration_blocking: true,
         state_version: StateVersion::default(),

@@ -13,7 +13,7 @@ use std::sync::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{cell::Cell, estimate::LastMinute, histogram::Histogram};
-use crate::{core::Limits, wire::StatusBlock};
+use crate::{core::Limits, trace::recent::Recent, wire::StatusBlock};
 
 const BLOCK_WORDS: usize = size_of::<StatusBlock>() / 8;
 
@@ -108,6 +108,7 @@ pub struct Board {
     pub devices: Box<[DeviceRow]>,
     pub counts: Counts,
     pub last_minute: Arc<LastMinute>,
+    pub recent: Recent,
 }
 
 impl Board {
@@ -128,6 +129,7 @@ impl Board {
                 .collect(),
             counts: Counts::default(),
             last_minute: Arc::default(),
+            recent: Recent::default(),
         }
     }
 

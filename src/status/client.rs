@@ -23,6 +23,10 @@ pub const FOLDER: &str = "/run/vhost-user-vsva";
 pub const SUFFIX: &str = ".status.sock";
 /// For one back-end.
 const LIMIT: Duration = Duration::from_secs(2);
+/// What a trace is refused with that comes too soon after another one, and what is done then.
+const TOO_OFTEN: &str = "status 429";
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(1100);
 /// Longest answer that is read.
 const ANSWER_MAX: u64 = 16 << 20;
 
@@ -55,6 +59,17 @@ pub enum ClientError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no trace.
+    #[error("{path:?} gives no trace: {reason}; is it the status socket, and of this release?")]
+    Trace {
+        /// The socket's path.
+        path: PathBuf,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// It is not clear whose trace is wanted.
+    #[error("{0} back-ends run; name the status socket of one")]
+    WhichOne(usize),
     /// A file could not be written.
     #[error("Cannot write {path:?}: {source}")]
     Output {
@@ -111,6 +126,29 @@ pub fn document(path: &Path) -> Result<Document, ClientError> {
     serde_json::from_slice(body).map_err(|e| wrong(e.to_string()))
 }
 
+/// Asks one for the trace of its last events. Another one may have just done so.
+pub fn trace(path: &Path) -> Result<Vec<u8>, ClientError> {
+    let mut attempts = 0;
+    loop {
+        let answer = open(path, "/trace").and_then(read_all);
+        let answer = answer.map_err(|source| ClientError::Socket {
+            path: path.to_owned(),
+            source,
+        })?;
+        attempts += 1;
+        match body(&answer) {
+            Ok(body) => return Ok(body.to_vec()),
+            Err(reason) if reason != TOO_OFTEN || attempts == ATTEMPTS => {
+                return Err(ClientError::Trace {
+                    path: path.to_owned(),
+                    reason,
+                })
+            }
+            Err(_) => std::thread::sleep(PAUSE),
+        }
+    }
+}
+
 /// Sends a request.
 pub fn open(path: &Path, target: &str) -> io::Result<UnixStream> {
     let socket = socket_with(
@@ -155,7 +193,15 @@ pub fn body(answer: &[u8]) -> Result<&[u8], String> {
     let mut response = httparse::Response::new(&mut headers);
     match response.parse(answer) {
         Ok(httparse::Status::Complete(length)) if response.code == Some(200) => {
-            Ok(&answer[length..])
+            let body = &answer[length..];
+            let wanted = response.headers.iter().find_map(|header| {
+                let of_it = header.name.eq_ignore_ascii_case("content-length");
+                of_it.then(|| std::str::from_utf8(header.value).ok()?.parse().ok())?
+            });
+            match wanted {
+                Some(wanted) if body.len() < wanted => Err("the answer ends too early".to_owned()),
+                _ => Ok(body),
+            }
         }
         Ok(httparse::Status::Complete(_)) => {
             Err(format!("status {}", response.code.unwrap_or_default()))

@@ -62,6 +62,33 @@ pub fn show(status: &Status, out: &mut impl Write) -> Result<bool, ClientError> 
     }
 }
 
+/// Writes the trace of the last events of a back-end, which need not be named if it is the only one.
+pub fn trace(socket: Option<PathBuf>, output: &Path) -> Result<String, ClientError> {
+    let socket = match socket {
+        Some(socket) => socket,
+        None => {
+            let mut all = client::all()?;
+            match (all.pop(), all.len()) {
+                (Some(only), 0) => only,
+                (found, others) => {
+                    return Err(ClientError::WhichOne(others + usize::from(found.is_some())))
+                }
+            }
+        }
+    };
+    let bytes = client::trace(&socket)?;
+    std::fs::write(output, &bytes).map_err(|source| ClientError::Output {
+        path: output.to_owned(),
+        source,
+    })?;
+    let output = output.to_string_lossy();
+    let output: String = output.chars().filter(|c| !c.is_control()).collect();
+    Ok(format!(
+        "trace: {output} ({} B), for ui.perfetto.dev\n",
+        bytes.len()
+    ))
+}
+
 fn once(status: &Status) -> Result<(String, bool), ClientError> {
     let found;
     let paths = if status.paths.is_empty() {

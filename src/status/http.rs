@@ -15,6 +15,8 @@ pub enum Wanted {
     Status,
     /// The same as Prometheus text.
     Metrics,
+    /// The last events, as a trace.
+    Trace,
 }
 
 /// What has come of a request so far.
@@ -44,6 +46,7 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     match request.path {
         Some("/status") => Parsed::Request(Wanted::Status),
         Some("/metrics") => Parsed::Request(Wanted::Metrics),
+        Some("/trace") => Parsed::Request(Wanted::Trace),
         _ => Parsed::Refused("404 Not Found"),
     }
 }

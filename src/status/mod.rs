@@ -7,7 +7,7 @@
 //! text or a table.
 
 pub(crate) mod board;
-mod cell;
+pub(crate) mod cell;
 pub mod client;
 mod clients;
 pub mod command;

@@ -4,14 +4,14 @@
 //!
 //! Whatever its clients do costs bounded memory and time: there are 16 at most, of which the oldest
 //! has to go for the next one; each has 5 s in whole, a request of 4 KiB at most, and no more than
-//! 200 are accepted in a second.
+//! 200 are accepted in a second. There is one trace in a second, as that is more work.
 
 use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixListener},
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use rustix::{
@@ -27,6 +27,7 @@ use super::{
     http::{answer, refusal, Wanted},
     metrics::{self, Source},
 };
+use crate::trace::Tracer;
 
 /// Most clients at a time.
 const CLIENTS: usize = 16;
@@ -35,7 +36,11 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// After the system had no descriptor for one.
 const REST: Duration = Duration::from_millis(100);
 
+/// From one trace to the next.
+const TRACE_PAUSE: Duration = Duration::from_secs(1);
+
 const UNAVAILABLE: &str = "503 Service Unavailable";
+const TOO_MANY: &str = "429 Too Many Requests";
 
 /// Serves `listener` until the process ends.
 pub fn start(listener: UnixListener, board: Arc<Board>, now_ns: fn() -> u64) -> io::Result<()> {
@@ -45,6 +50,7 @@ pub fn start(listener: UnixListener, board: Arc<Board>, now_ns: fn() -> u64) -> 
         now_ns,
         clients: Vec::with_capacity(CLIENTS),
         next_accept: Instant::now(),
+        next_trace: Instant::now(),
     };
     thread::Builder::new()
         .name("vsva-status".to_owned())
@@ -59,6 +65,7 @@ struct Server {
     /// The oldest first.
     clients: Vec<Client>,
     next_accept: Instant,
+    next_trace: Instant,
 }
 
 impl Server {
@@ -144,11 +151,35 @@ impl Server {
         }
     }
 
-    fn answer(&self, wanted: Wanted) -> Vec<u8> {
+    fn trace(&mut self) -> Vec<u8> {
+        let now = Instant::now();
+        if now < self.next_trace {
+            return refusal(TOO_MANY);
+        }
+        self.next_trace = now + TRACE_PAUSE;
+        // Traces of several hosts fit together by the time of the day.
+        let now_ns = (self.now_ns)();
+        let day_ns = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(now_ns, |t| u64::try_from(t.as_nanos()).unwrap_or(u64::MAX));
+        let mut tracer = Tracer::new("vhost-user-vsva", std::process::id(), day_ns);
+        for mut moment in self.board.recent.moments() {
+            let ago_ns = now_ns.saturating_sub(moment.t_ns);
+            moment.t_ns = day_ns.saturating_sub(ago_ns);
+            tracer.add(&moment);
+        }
+        answer("200 OK", "application/octet-stream", &tracer.take())
+    }
+
+    fn answer(&mut self, wanted: Wanted) -> Vec<u8> {
+        if wanted == Wanted::Trace {
+            return self.trace();
+        }
         let Some(document) = Document::new(&self.board, (self.now_ns)()) else {
             return refusal(UNAVAILABLE);
         };
         match wanted {
+            Wanted::Trace => refusal(UNAVAILABLE),
             Wanted::Status => match serde_json::to_vec(&document) {
                 Ok(body) => answer("200 OK", "application/json", &body),
                 Err(_) => refusal(UNAVAILABLE),

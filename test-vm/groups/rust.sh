@@ -5,6 +5,7 @@
 needs()
 {
 	rust_need_lints
+	venv_path trace >/dev/null
 	command -v python3 >/dev/null || packages_install python3
 }
 
@@ -51,10 +52,12 @@ rust_tests()
 # a front end that was written from docs/protocol.md.
 python_tests()
 {
+	local python=${2:-python3}
+
 	VSVA_BACKEND=$(cargo build --locked --all-features --message-format=json |
 		sed -nE 's,.*"executable":"([^"]*/vhost-user-vsva)".*,\1,p')
 	export VSVA_BACKEND
-	python3 -B -m unittest discover --start-directory "$1"
+	"$python" -B -m unittest discover --start-directory "$1"
 }
 
 run()
@@ -67,6 +70,7 @@ run()
 	rust_tests
 	run_test "documents" python_tests tests/documents
 	run_test "front end" python_tests tests/front_end
+	run_test "trace" python_tests tests/trace "$(venv_path trace)/bin/python"
 	VSVA_PROMTOOL=$(promtool_program)
 	export VSVA_PROMTOOL
 	run_test "monitoring" python_tests tests/monitoring

@@ -23,7 +23,7 @@ HELP = {
     "vsva-domain": lambda: ["python3", "deploy/libvirt/vsva-domain", "add"],
     "vsva-check-host": lambda: ["python3", "deploy/libvirt/vsva-check-host"],
 }
-SUBCOMMANDS = {"vhost-user-vsva": [[], ["status"], ["report"]]}
+SUBCOMMANDS = {"vhost-user-vsva": [[], ["status"], ["report"], ["trace"]]}
 # Options that documents name by themselves, and that are other programs'.
 FOREIGN_OPTIONS = {
     "--unpatched": "qemu-patches/build",

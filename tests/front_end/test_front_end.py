@@ -24,10 +24,10 @@ def program():
 class Vm:
     """A back-end, its front end, and an emulated device that faults."""
 
-    def __init__(self, test):
+    def __init__(self, test, *options):
         folder = test.enterContext(tempfile.TemporaryDirectory())
         path = os.path.join(folder, "vsva.sock")
-        self.process = subprocess.Popen([*program(), "--socket-path", path], cwd=ROOT)
+        self.process = subprocess.Popen([*program(), "--socket-path", path, *options], cwd=ROOT)
         test.addCleanup(self.process.wait)
         test.addCleanup(self.process.terminate)
         self.front_end = fe.FrontEnd(self.connect(test, path))

@@ -20,6 +20,7 @@ PAGES = {
     "man1/vhost-user-vsva.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva"],
     "man1/vhost-user-vsva-status.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva", "status"],
     "man1/vhost-user-vsva-report.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva", "report"],
+    "man1/vhost-user-vsva-trace.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva", "trace"],
     "man1/vsva-domain.1": ["usr/bin/vsva-domain", "add"],
     "man8/vsva-check-host.8": ["usr/bin/vsva-check-host"],
 }

@@ -12,7 +12,9 @@ use vhost_user_vsva::frontend::Frontend;
 
 use crate::{
     raw::{self, Raw},
-    support::{attachment, command, connect, options, terminate, Backend, OneDevice},
+    support::{
+        attachment, command, connect, event_records, options, terminate, Backend, OneDevice,
+    },
 };
 
 #[test]
@@ -60,6 +62,56 @@ fn test_stderr_that_nobody_reads_holds_neither_faults_nor_clients_nor_sigterm() 
     assert_eq!(Raw::over(stream).ask(raw::GET_FEATURES, &[]).body.len(), 8);
     terminate(&mut child);
     drop(reader);
+}
+
+#[test]
+fn test_trace_fifo_without_reader_holds_neither_the_start_nor_faults_nor_sigterm() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("trace");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+    let backend = Backend::start_with(&["--trace", fifo.to_str().unwrap()]);
+    let mut vm = OneDevice::new(&backend);
+    for page in 0..1000 {
+        let (_, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        vm.source.answer();
+    }
+    assert!(backend.terminate().success());
+}
+
+#[test]
+fn test_full_disk_of_the_trace_holds_neither_faults_nor_the_event_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("events.jsonl");
+    let options = ["--trace", "/dev/full", "--event-log", log.to_str().unwrap()];
+    let backend = Backend::start_with(&options);
+    let mut vm = OneDevice::new(&backend);
+    for page in 0..100 {
+        let (_, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        vm.source.answer();
+    }
+    assert!(backend.terminate().success());
+    let written = |record: &serde_json::Value| record["event"] == "answer_written";
+    let records = event_records(&log);
+    assert_eq!(records.iter().filter(|record| written(record)).count(), 100);
+}
+
+#[test]
+fn test_trace_that_cannot_be_opened_fails_and_names_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let done = command()
+        .args(["--trace", "/nonexistent/trace", "--socket-path"])
+        .arg(dir.path().join("vsva.sock"))
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(1));
+    let message = String::from_utf8(done.stderr).unwrap();
+    assert!(
+        message.contains("Cannot open the trace \"/nonexistent/trace\""),
+        "{message}"
+    );
 }
 
 #[test]

@@ -17,7 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::io::{fcntl_setfd, FdFlags};
+use rustix::{
+    io::{fcntl_setfd, FdFlags},
+    net::sockopt,
+};
 use serde_json::Value;
 use vhost_user_vsva::{frontend::Event, frontend::Frontend};
 
@@ -284,6 +287,78 @@ fn test_devices_that_go_are_not_shown_and_what_they_had_is_not_outstanding() {
     let document = watched.wait(|document| document["devices"].as_array().unwrap().is_empty());
     assert_eq!(document["faults"]["aborted"], 1);
     assert_eq!(document["faults"]["times"]["whole"]["count"], 0);
+}
+
+/// Four events each.
+fn make_faults(vm: &mut OneDevice, count: u64) {
+    for page in 0..count {
+        let (_, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        vm.source.answer();
+    }
+}
+
+#[test]
+fn test_answer_larger_than_the_sockets_buffer_reaches_a_client_that_reads_slowly() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    make_faults(&mut vm, 1000);
+    let mut client = connect(&watched.status);
+    client.write_all(b"GET /trace HTTP/1.1\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let mut bytes = [0; 16384];
+    while let Ok(count @ 1..) = retry_on_intr(|| client.read(&mut bytes)) {
+        answer.extend_from_slice(&bytes[..count]);
+        // Both are served meanwhile.
+        make_faults(&mut vm, 1);
+        assert_eq!(watched.status()["faults"]["outstanding"], 0);
+    }
+    let end = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .unwrap()
+        + 4;
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let length = format!("Content-Length: {}\r\n", answer.len() - end);
+    assert!(head.contains(&length), "{head}");
+    let buffer = sockopt::socket_send_buffer_size(&client).unwrap();
+    assert!(
+        answer.len() > buffer,
+        "{} is not over {buffer}",
+        answer.len()
+    );
+}
+
+#[test]
+fn test_traces_that_are_asked_for_all_the_time_are_refused_and_the_program_waits_for_its_turn() {
+    let watched = Watched::start();
+    let refused =
+        |_: &u32| say(&watched.status, b"GET /trace HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 429 ");
+    assert!((0..200).any(|number| refused(&number)));
+    let output = watched.status.with_file_name("trace");
+    let done = command()
+        .args(["trace", "--output"])
+        .args([&output, &watched.status])
+        .status()
+        .unwrap();
+    assert!(done.success());
+    assert!(fs::metadata(output).unwrap().len() > 0);
+}
+
+#[test]
+fn test_trace_of_what_is_no_status_socket_says_so_and_leaves_no_file() {
+    let watched = Watched::start();
+    let output = watched.status.with_file_name("trace");
+    let done = command()
+        .args(["trace", "--output"])
+        .args([&output, &watched.backend.socket()])
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(1));
+    let message = String::from_utf8(done.stderr).unwrap();
+    assert!(message.contains("vsva.sock\" "), "{message}");
+    assert!(!output.exists());
 }
 
 #[test]

@@ -23,7 +23,7 @@ const NAME: &str = "vhost-user-vsva";
 /// For whatis(1).
 const SHORT: &str = "drains a guest's stalled DMA faults before its VM is stopped";
 /// Subcommands: the name, for whatis(1), and when the exit status is 0.
-const SUBCOMMANDS: [(&str, &str, &str); 2] = [
+const SUBCOMMANDS: [(&str, &str, &str); 3] = [
     (
         "report",
         "says what event logs tell, and draws it",
@@ -33,6 +33,11 @@ const SUBCOMMANDS: [(&str, &str, &str); 2] = [
         "status",
         "shows what back-ends of this host are doing",
         "0 if all of them have answered, else 1; 2 if an option is wrong.",
+    ),
+    (
+        "trace",
+        "writes a trace of what a back-end has just done",
+        "0 if there is a trace, else 1; 2 if an option is wrong.",
     ),
 ];
 
@@ -165,6 +170,7 @@ fn rest() -> Roff {
     page.text(others(&[
         ("vhost-user-vsva-report", "(1), "),
         ("vhost-user-vsva-status", "(1), "),
+        ("vhost-user-vsva-trace", "(1), "),
         ("vsva-domain", "(1), "),
         ("vsva-check-host", "(8)"),
     ]));

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! The event log: what happened when, one JSON object a line.
+//! The event log: what happened when, one JSON object a line; and the trace, the same as packets of
+//! protocol buffers.
 //!
 //! Threads only put plain records into a bounded buffer; a thread that does nothing else formats
 //! and writes them, so that a slow disk or the reader of a FIFO holds nobody. Without a log file a
@@ -17,7 +18,10 @@ use std::{
 use serde::Serialize;
 
 use super::{Event, Step};
-use crate::lock::{lock, wait, wait_for};
+use crate::{
+    lock::{lock, wait, wait_for},
+    trace::{Moment, Tracer},
+};
 
 /// Records kept until they are written; more are counted and dropped.
 const CAPACITY: usize = 64 * 1024;
@@ -31,6 +35,10 @@ struct Record {
 }
 
 impl Record {
+    fn moment(&self) -> Option<Moment> {
+        Moment::of(self.t_us.saturating_mul(1000), &self.event)
+    }
+
     fn new(event: Event) -> Self {
         let t_us = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -58,8 +66,19 @@ struct Inner {
 
 struct Out {
     file: File,
-    /// The last line in it is not whole.
-    torn: bool,
+    format: Format,
+}
+
+enum Format {
+    Lines {
+        /// The last one in the file is not whole.
+        torn: bool,
+    },
+    Packets {
+        tracer: Box<Tracer>,
+        /// What is missing of the last one in the file.
+        rest: Vec<u8>,
+    },
 }
 
 /// A handle to the event log; cheap to clone.
@@ -69,20 +88,33 @@ pub struct EventLog(Option<Arc<Inner>>);
 impl EventLog {
     /// A log that writes to `file`, once it has been started; `torn`: its last line has no end.
     pub fn new(file: File, torn: bool) -> Self {
+        Self::with(file, Format::Lines { torn })
+    }
+
+    /// A trace that is written to `file`.
+    pub fn trace(file: File, tracer: Tracer) -> Self {
+        let format = Format::Packets {
+            tracer: Box::new(tracer),
+            rest: Vec::new(),
+        };
+        Self::with(file, format)
+    }
+
+    fn with(file: File, format: Format) -> Self {
         EventLog(Some(Arc::new(Inner {
             buffer: Mutex::default(),
             changed: Condvar::new(),
-            out: Mutex::new(Out { file, torn }),
+            out: Mutex::new(Out { file, format }),
         })))
     }
 
     /// Starts the thread that writes.
-    pub fn start(&self) -> io::Result<()> {
+    pub fn start(&self, name: &str) -> io::Result<()> {
         let Some(inner) = self.0.clone() else {
             return Ok(());
         };
         thread::Builder::new()
-            .name("vsva-log".to_owned())
+            .name(name.to_owned())
             .spawn(move || loop {
                 inner.wait_for_records();
                 inner.flush();
@@ -153,10 +185,7 @@ impl Inner {
             (records, std::mem::take(&mut buffer.dropped))
         };
         let lost = dropped + records.len() as u64;
-        let result = self.write(records, dropped);
-        if let Err(e) = &result {
-            log::warn!("event log: {e}");
-        }
+        let result = lock(&self.out).write(records, dropped);
         let mut buffer = self.lock();
         buffer.writing = false;
         if result.is_err() {
@@ -165,40 +194,86 @@ impl Inner {
         drop(buffer);
         self.changed.notify_all();
     }
-
-    fn write(&self, mut records: Vec<Record>, dropped: u64) -> io::Result<()> {
-        if dropped > 0 {
-            records.push(Record::new(Event::Shell(Step::LogOverflow { dropped })));
-        }
-        let mut text = Vec::with_capacity(records.len() * 160);
-        for record in &records {
-            serde_json::to_writer(&mut text, record)?;
-            text.push(b'\n');
-        }
-        let mut out = lock(&self.out);
-        out.write_lines(text)
-    }
 }
 
 impl Out {
-    fn write_lines(&mut self, mut text: Vec<u8>) -> io::Result<()> {
-        if self.torn {
-            text.insert(0, b'\n');
+    fn write(&mut self, mut records: Vec<Record>, dropped: u64) -> io::Result<()> {
+        if dropped > 0 {
+            records.push(Record::new(Event::Shell(Step::LogOverflow { dropped })));
         }
-        let mut done = 0;
-        while done < text.len() {
-            match self.file.write(&text[done..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => {
-                    done += count;
-                    self.torn = text[done - 1] != b'\n';
+        match &mut self.format {
+            Format::Lines { torn } => {
+                let text = lines(&records, *torn)?;
+                let (done, result) = write_all(&mut self.file, &text);
+                if done > 0 {
+                    *torn = text[done - 1] != b'\n';
                 }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(e),
+                result.inspect_err(|e| log::warn!("event log: {e}"))
+            }
+            Format::Packets { tracer, rest } => {
+                records
+                    .iter()
+                    .filter_map(Record::moment)
+                    .for_each(|moment| tracer.add(&moment));
+                let begun = rest.len();
+                let mut bytes = std::mem::take(rest);
+                bytes.append(&mut tracer.take());
+                let (done, result) = write_all(&mut self.file, &bytes);
+                if result.is_err() {
+                    *rest = bytes[done..packet_end(&bytes, begun, done)].to_vec();
+                    tracer.forget();
+                }
+                result.inspect_err(|e| log::warn!("trace: {e}"))
             }
         }
-        Ok(())
     }
+}
+
+fn lines(records: &[Record], torn: bool) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(records.len() * 160 + 1);
+    if torn {
+        text.push(b'\n');
+    }
+    for record in records {
+        serde_json::to_writer(&mut text, record)?;
+        text.push(b'\n');
+    }
+    Ok(text)
+}
+
+/// Writes all of it; returns how much it was.
+fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.write(&bytes[done..]) {
+            Ok(0) => return (done, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => done += count,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return (done, Err(e)),
+        }
+    }
+    (done, Ok(()))
+}
+
+/// Where the packet ends that `at` is in, or `at` itself if that is between two. The first one
+/// begins at `begin`, the rest of another one is before it.
+fn packet_end(bytes: &[u8], begin: usize, at: usize) -> usize {
+    let mut end = begin;
+    while end < at {
+        // A field: its key, of one byte, its length and so many bytes.
+        let mut place = end + 1;
+        let mut length = 0;
+        for shift in (0..28).step_by(7) {
+            let byte = bytes.get(place).copied().unwrap_or(0);
+            place += 1;
+            length |= usize::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                break;
+            }
+        }
+        end = (place + length).min(bytes.len());
+    }
+    end
 }
 
 #[cfg(test)]
@@ -230,7 +305,11 @@ mod tests {
     #[test]
     fn test_flush_after_records_writes_one_object_a_line() {
         let (log, mut file) = log();
-        let events = Events::new(log.clone(), Events::for_tests().board().clone());
+        let events = Events::new(
+            log.clone(),
+            EventLog::default(),
+            Events::for_tests().board().clone(),
+        );
         events.observer().observe(
             7,
             &Observation::Submitted {
@@ -291,7 +370,7 @@ mod tests {
         let (log, mut file) = log();
         let inner = log.0.as_ref().unwrap();
         file.write_all(b"{\"t_us\": 1").unwrap();
-        inner.out.lock().unwrap().torn = true;
+        inner.out.lock().unwrap().format = Format::Lines { torn: true };
         log.write(&Event::Shell(Step::Listening));
         inner.flush();
 
@@ -303,5 +382,49 @@ mod tests {
             serde_json::from_str::<serde_json::Value>(last).unwrap()["event"],
             "listening"
         );
+    }
+
+    #[test]
+    fn test_trace_that_a_full_disk_cuts_goes_on_with_whole_packets() {
+        const LENGTH: u64 = 200;
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let trace = EventLog::trace(File::from(writer), Tracer::new("test", 1, 1));
+        let inner = trace.0.as_ref().unwrap();
+        // As if the disk was full in the middle of a packet.
+        for _ in 0..20 {
+            trace.write(&Event::Shell(Step::Connected));
+        }
+        let mut expected = Vec::new();
+        {
+            let records = std::mem::take(&mut inner.lock().records);
+            let mut out = inner.out.lock().unwrap();
+            let Format::Packets { tracer, rest } = &mut out.format else {
+                panic!("no packets");
+            };
+            records
+                .iter()
+                .filter_map(Record::moment)
+                .for_each(|moment| tracer.add(&moment));
+            let bytes = tracer.take();
+            let done = usize::try_from(LENGTH).unwrap();
+            let end = packet_end(&bytes, 0, done);
+            assert!(end > done && end < bytes.len());
+            *rest = bytes[done..end].to_vec();
+            expected.extend_from_slice(&bytes[..done]);
+            tracer.forget();
+        }
+        trace.write(&Event::Shell(Step::Disconnected));
+        inner.flush();
+        drop(trace);
+        File::from(reader).read_to_end(&mut expected).unwrap();
+        let mut at = 0;
+        let mut packets = 0;
+        while at < expected.len() {
+            assert_eq!(expected[at], 0x0a, "a packet begins at {at}");
+            at = packet_end(&expected, at, at + 1);
+            packets += 1;
+        }
+        assert_eq!(at, expected.len());
+        assert!(packets > 4, "{packets}");
     }
 }

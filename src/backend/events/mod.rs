@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What happens in the back-end, told to all who want to know: the messages on stderr, the event log
-//! and the figures that the status socket shows.
+//! What happens in the back-end, told to all who want to know: the messages on stderr, the event log,
+//! the trace, and the figures and last events that the status socket shows.
 //!
 //! Every event of the core and of the shell passes through [`Events::happened`], in the thread that
 //! made it. The core's do so with the core's lock held, so nothing here may wait or allocate.
@@ -17,9 +17,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use self::log_file::EventLog;
+use super::published::now_ns;
 use crate::{
     core::{Observation, Observer},
     status::{board::Board, meter::Meter},
+    trace::Moment,
 };
 
 /// A step that is not the state machine's.
@@ -39,11 +41,18 @@ pub enum Step {
         /// Submissions in it.
         pending: usize,
     },
+    /// The front end has taken all of it.
+    Saved {
+        /// Length of the stream.
+        bytes: usize,
+    },
     /// The state could not be saved.
     SaveFailed {
         /// Why.
         error: String,
     },
+    /// A state begins to come.
+    LoadBegin,
     /// A state has been taken over.
     Load {
         /// Length of the stream.
@@ -77,20 +86,21 @@ pub enum Event {
 #[derive(Clone)]
 pub struct Events {
     log: EventLog,
+    trace: EventLog,
     board: Arc<Board>,
 }
 
 impl Events {
-    /// Events go to `log` and make the figures of `board`.
-    pub fn new(log: EventLog, board: Arc<Board>) -> Self {
-        Events { log, board }
+    /// Events go to `log` and `trace`, and make the figures of `board`.
+    pub fn new(log: EventLog, trace: EventLog, board: Arc<Board>) -> Self {
+        Events { log, trace, board }
     }
 
     /// Without event log.
     #[cfg(test)]
     pub fn for_tests() -> Self {
         let board = Board::new(crate::core::Limits::default(), 1);
-        Events::new(EventLog::default(), Arc::new(board))
+        Events::new(EventLog::default(), EventLog::default(), Arc::new(board))
     }
 
     /// What the status socket shows.
@@ -106,9 +116,10 @@ impl Events {
         }
     }
 
-    /// Starts the thread that writes the log.
+    /// Starts the threads that write the log and the trace.
     pub fn start(&self) -> io::Result<()> {
-        self.log.start()
+        self.log.start("vsva-log")?;
+        self.trace.start("vsva-trace")
     }
 
     /// Waits until the log is complete, or for the deadline. Returns whether it is.
@@ -116,11 +127,16 @@ impl Events {
         self.log.wait_written(deadline)
     }
 
+    /// The same of the trace.
+    pub fn wait_traced(&self, deadline: Instant) -> bool {
+        self.trace.wait_written(deadline)
+    }
+
     /// Records a step of the shell.
     pub fn step(&self, step: impl FnOnce() -> Step) {
         let step = step();
         self.count(&step);
-        self.happened(&Event::Shell(step));
+        self.happened(now_ns(), &Event::Shell(step));
     }
 
     fn count(&self, step: &Step) {
@@ -132,7 +148,9 @@ impl Events {
             Step::Load { .. } => &counts.loads,
             Step::LoadFailed { .. } => &counts.loads_failed,
             Step::Disconnected => return self.board.connected.store(false, Relaxed),
-            Step::Listening | Step::LogOverflow { .. } => return,
+            Step::Listening | Step::Saved { .. } | Step::LoadBegin | Step::LogOverflow { .. } => {
+                return
+            }
         };
         counter.fetch_add(1, Relaxed);
         if matches!(step, Step::Connected) {
@@ -141,9 +159,13 @@ impl Events {
     }
 
     /// Every event passes through here.
-    fn happened(&self, event: &Event) {
+    fn happened(&self, now_ns: u64, event: &Event) {
         log::trace!("{event:?}");
         self.log.write(event);
+        self.trace.write(event);
+        if let Some(moment) = Moment::of(now_ns, event) {
+            self.board.recent.record(&moment);
+        }
     }
 }
 
@@ -156,6 +178,6 @@ pub struct CoreEvents {
 impl Observer for CoreEvents {
     fn observe(&mut self, now_ns: u64, observation: &Observation) {
         self.meter.observe(now_ns, observation);
-        self.events.happened(&Event::Core(*observation));
+        self.events.happened(now_ns, &Event::Core(*observation));
     }
 }

@@ -45,6 +45,7 @@ use crate::{
     state::state_limit,
     status::{self, board::Board},
     sys::{self, SignalFd},
+    trace::Tracer,
 };
 
 /// What `--print-capabilities` prints.
@@ -77,7 +78,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
     let board = Arc::new(Board::new(config.limits, now_ns()));
-    let events = Events::new(open_event_log(config)?, board.clone());
+    let events = Events::new(open_event_log(config)?, open_trace(config)?, board.clone());
     let address = getsockname(&socket);
     let notifier = Notifier::connect();
     raise_descriptor_limit(config.limits);
@@ -158,8 +159,12 @@ struct FinishLog(Events);
 
 impl Drop for FinishLog {
     fn drop(&mut self) {
-        if !self.0.wait_written(Instant::now() + LOG_LIMIT) {
+        let deadline = Instant::now() + LOG_LIMIT;
+        if !self.0.wait_written(deadline) {
             log::warn!("the event log does not take its last records");
+        }
+        if !self.0.wait_traced(deadline) {
+            log::warn!("the trace does not take its last records");
         }
     }
 }
@@ -174,6 +179,22 @@ fn open_event_log(config: &Config) -> Result<EventLog, Error> {
     };
     let file = open_log_file(path).map_err(failed)?;
     Ok(EventLog::new(file, is_torn(path)))
+}
+
+fn open_trace(config: &Config) -> Result<EventLog, Error> {
+    let Some(path) = &config.trace else {
+        return Ok(EventLog::default());
+    };
+    let failed = |source| Error::Trace {
+        path: path.clone(),
+        source,
+    };
+    let file = open_log_file(path).map_err(failed)?;
+    if file.metadata().map_err(failed)?.is_file() {
+        file.set_len(0).map_err(failed)?;
+    }
+    let tracer = Tracer::new("vhost-user-vsva", std::process::id(), now_ns());
+    Ok(EventLog::trace(file, tracer))
 }
 
 /// Whether the last line of a log, which another process has written, has no end. If that cannot be

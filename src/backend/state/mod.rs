@@ -31,6 +31,7 @@ pub fn begin(
         VhostTransferStateDirection::LOAD => {
             let version = backend.state_version;
             let limit = backend.state_limit;
+            backend.shell.events.step(|| Step::LoadBegin);
             transfer
                 .load(file, move |channel| {
                     let data = version.decode_within(limit, &mut *channel)?;
@@ -49,6 +50,7 @@ pub fn finish(backend: &Backend, transfer: &Transfer) -> Result<(), StateError> 
     let result = result.and_then(|transferred| match transferred {
         Transferred::Saved(bytes) => {
             log::info!("state saved, {bytes} bytes");
+            backend.shell.events.step(|| Step::Saved { bytes });
             Ok(())
         }
         Transferred::Received(loaded) => load(backend, &loaded),
