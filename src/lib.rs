@@ -4,6 +4,7 @@
 //! - [`wire`]: the records that cross a boundary of the process.
 //! - [`core`]: the state machine, without I/O.
 //! - [`state`]: the state stream.
+//! - [`recovery`]: what outlives the process.
 //! - [`backend`]: the shell around them: sockets, rings, threads.
 //! - [`status`]: what an operator sees of it.
 //! - [`report`]: what its event log says afterwards.
@@ -20,6 +21,7 @@ pub mod error;
 pub mod frontend;
 mod lock;
 pub mod messages;
+pub mod recovery;
 pub mod report;
 pub mod sandbox;
 mod seqlock;

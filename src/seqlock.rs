@@ -3,7 +3,10 @@
 //! The status block in memory that two processes share, under a sequence lock (docs/protocol.md,
 //! section 9.2).
 
-use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
+use std::sync::{
+    atomic::{fence, AtomicU32, AtomicU64, Ordering},
+    Arc,
+};
 
 use vm_memory::{MmapRegion, VolatileMemory};
 use zerocopy::IntoBytes;
@@ -20,13 +23,13 @@ const ATTEMPTS: u32 = 1000;
 
 /// A place for a status block.
 pub struct StatusCell {
-    memory: MmapRegion,
+    memory: Arc<MmapRegion>,
     offset: usize,
 }
 
 impl StatusCell {
     /// The block that begins at `offset` of `memory`; `None` if it is not within, or not aligned.
-    pub fn new(memory: MmapRegion, offset: usize) -> Option<Self> {
+    pub fn new(memory: Arc<MmapRegion>, offset: usize) -> Option<Self> {
         let cell = StatusCell { memory, offset };
         let fits = (0..WORDS).all(|index| cell.word(index).is_some());
         fits.then_some(cell)
@@ -126,10 +129,7 @@ impl StatusWriter {
 mod tests {
     use std::{
         fs::File,
-        sync::{
-            atomic::{AtomicBool, AtomicUsize},
-            Arc,
-        },
+        sync::atomic::{AtomicBool, AtomicUsize},
         thread,
     };
 
@@ -149,7 +149,8 @@ mod tests {
         let file = Arc::new(File::from(file));
         [(); 2].map(|()| {
             let file = FileOffset::from_arc(file.clone(), 0);
-            StatusCell::new(MmapRegion::from_file(file, 4096).unwrap(), OFFSET).unwrap()
+            let memory = MmapRegion::from_file(file, 4096).unwrap();
+            StatusCell::new(Arc::new(memory), OFFSET).unwrap()
         })
     }
 
@@ -238,7 +239,10 @@ mod tests {
             let file = FileOffset::new(File::from(file), 0);
             let memory = MmapRegion::from_file(file, 4096).unwrap();
 
-            assert!(StatusCell::new(memory, offset).is_none(), "{offset}");
+            assert!(
+                StatusCell::new(Arc::new(memory), offset).is_none(),
+                "{offset}"
+            );
         }
     }
 }

@@ -6,10 +6,12 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
     sync::atomic::{AtomicI32, Ordering},
 };
+
+use vm_memory::VolatileSlice;
 
 use rustix::{
     io::{fcntl_setfd, FdFlags},
@@ -51,7 +53,6 @@ pub(crate) fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
 /// The descriptor of an eventfd, which has no safe way to lend it.
 #[cfg(feature = "frontend")]
 pub fn event_fd(event: &vmm_sys_util::eventfd::EventFd) -> BorrowedFd<'_> {
-    use std::os::fd::AsRawFd;
     // SAFETY: the eventfd keeps its descriptor open as long as the borrow lasts.
     unsafe { BorrowedFd::borrow_raw(event.as_raw_fd()) }
 }
@@ -63,6 +64,25 @@ pub(crate) fn close_leaked(fd: RawFd) {
     // SAFETY: the library turned the consumer into a raw number that it only put into an epoll set, which is gone:
     // nobody else closes or uses it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
+}
+
+/// read(2) into memory that another process can write to.
+pub(crate) fn read_shared(fd: impl AsFd, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+    let guard = memory.ptr_guard_mut();
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: the slice is mapped, and writable, as long as it is borrowed, and nobody has a reference
+    // to what is in it; the descriptor is open as long as it is borrowed.
+    let count = unsafe { libc::read(fd, guard.as_ptr().cast(), memory.len()) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// recv(2) without waiting into memory that another process can write to.
+pub(crate) fn recv_shared(fd: impl AsFd, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+    let guard = memory.ptr_guard_mut();
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: as for `read_shared`.
+    let count = unsafe { libc::recv(fd, guard.as_ptr().cast(), memory.len(), libc::MSG_DONTWAIT) };
+    usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }
 
 /// A new epoll instance.

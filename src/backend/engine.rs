@@ -132,6 +132,7 @@ impl Worker {
         match ready.token {
             TOKEN_WAKE => {
                 self.shell.wake.clear();
+                self.shell.go_on_if_enabled();
                 self.shell.settle();
             }
             TOKEN_DEADLINE => {

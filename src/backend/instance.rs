@@ -27,6 +27,8 @@ impl Backend {
         let mut config = self.shell.config_space();
         config.state_version.set(self.state_version.version);
         config.state_compat.set(self.state_version.compat);
+        let layout = self.shell.recovery_layout();
+        config.recovery_room.set(layout.room_units());
         config
     }
 

@@ -21,6 +21,7 @@ mod instance;
 mod link;
 mod process;
 mod published;
+mod recovery;
 mod rings;
 mod sealed;
 mod shell;

@@ -25,6 +25,7 @@ use crate::{
     core::{Core, Limits, PortalError, Wants},
     error::Error,
     lock::lock,
+    recovery::point,
     wire::{ConfigSpace, LostReason, Message, DEVICE_NONE},
 };
 
@@ -42,6 +43,8 @@ pub struct Shell {
     pub wake: Wake,
     /// Where the shell's own steps are told.
     pub events: Events,
+    /// Names this process in a recovery area.
+    pub instance: u64,
     /// Of the connection that there is.
     rings: Mutex<Option<Rings>>,
 }
@@ -62,6 +65,7 @@ impl Shell {
             deadline: Timer::new().map_err(Error::system("Cannot create a timer"))?,
             wake,
             events,
+            instance: RandomState::new().hash_one(1) | 1,
             rings: Mutex::new(None),
         })
     }
@@ -112,6 +116,11 @@ impl Shell {
     /// Serves these rings from now on; both count their messages from 1.
     pub fn start_rings(&self, rings: Rings) {
         *lock(&self.rings) = Some(rings);
+    }
+
+    /// Whether both rings of the connection run.
+    pub fn rings_enabled(&self) -> bool {
+        lock(&self.rings).as_ref().is_some_and(Rings::enabled)
     }
 
     /// The connection has ended.
@@ -185,6 +194,7 @@ impl Shell {
                     .count()
             });
             wants = Some(after);
+            point("emitted");
             (count, after.waiting)
         });
         if delivered.more {

@@ -110,23 +110,32 @@ impl<O: Observer> Core<O> {
                 break;
             };
             if counted {
-                self.counters.faults_answered = self
-                    .counters
-                    .faults_answered
-                    .wrapping_add(u64::from(group.records));
-                self.drain.answered = self.drain.answered.saturating_add(group.records);
+                self.count_answered(group.records);
             }
-            self.observe(
-                now_ns,
-                Observation::AnswerWritten {
-                    channel,
-                    cookie: group.cookie,
-                    code: group.code,
-                    faults: group.records,
-                },
-            );
+            self.answer_known(channel, &group, now_ns);
         }
         self.end_drain_if_drained(now_ns);
+    }
+
+    pub(super) fn count_answered(&mut self, records: u32) {
+        self.counters.faults_answered = self
+            .counters
+            .faults_answered
+            .wrapping_add(u64::from(records));
+        self.drain.answered = self.drain.answered.saturating_add(records);
+    }
+
+    /// The answer of a group, which is forgotten, has been written.
+    fn answer_known(&mut self, channel: u32, group: &Group, now_ns: u64) {
+        self.observe(
+            now_ns,
+            Observation::AnswerWritten {
+                channel,
+                cookie: group.cookie,
+                code: group.code,
+                faults: group.records,
+            },
+        );
     }
 
     /// The kernel refused the next answer of `channel` with EINVAL: it had aborted the faults
@@ -134,6 +143,13 @@ impl<O: Observer> Core<O> {
     pub fn answer_aborted(&mut self, channel: u32, now_ns: u64) {
         let counted = !self.is_left_over(channel);
         if let Some(group) = self.take_answer(channel) {
+            if group.recovered {
+                // Most likely the process that has ended had written it.
+                self.count_answered(group.records);
+                self.answer_known(channel, &group, now_ns);
+                self.end_drain_if_drained(now_ns);
+                return;
+            }
             self.counters.answers_aborted = self
                 .counters
                 .answers_aborted

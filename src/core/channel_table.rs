@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::fault_table::BY_GROUP;
 use super::index::Index;
+use super::saved::{Changes, SavedGroup};
 use super::table::{Linked, Links, List, Table, NIL};
 use crate::wire::ResponseCode;
 
@@ -32,6 +33,10 @@ pub(super) struct Group {
     pub(super) refused: bool,
     /// The guest answers it as a whole, and not before it is complete.
     pub(super) page_request: bool,
+    /// Its answer may have been written by a process that has ended.
+    pub(super) recovered: bool,
+    /// Place in the order in which groups were begun, if it is saved.
+    order: u64,
 }
 
 impl Group {
@@ -47,6 +52,8 @@ impl Group {
         open: false,
         refused: false,
         page_request: false,
+        recovered: false,
+        order: 0,
     };
 }
 
@@ -153,6 +160,7 @@ pub(super) struct Channels {
     /// Numbers of channels that have been closed, as nobody uses them, and that the shell is to
     /// close.
     closes: VecDeque<u32>,
+    pub(super) changes: Changes,
 }
 
 impl Channels {
@@ -171,6 +179,7 @@ impl Channels {
             writes: VecDeque::with_capacity(channels as usize),
             reads_due: false,
             closes: VecDeque::with_capacity(channels as usize),
+            changes: Changes::default(),
         }
     }
 
@@ -320,6 +329,7 @@ impl Channels {
     }
 
     pub(super) fn group_mut(&mut self, group: u32) -> &mut Group {
+        self.changes.note(group);
         self.groups.get_mut(group)
     }
 
@@ -385,7 +395,77 @@ impl Channels {
         group.open = true;
         group.refused = false;
         group.page_request = page_request;
+        group.recovered = false;
+        group.order = self.changes.next_order();
+        self.changes.note(index);
         Some(index)
+    }
+
+    /// What is saved of a group.
+    pub(super) fn saved(&self, index: u32) -> Option<SavedGroup> {
+        let group = self.groups.lookup(index)?;
+        let channel = self.get(group.channel)?;
+        Some(SavedGroup {
+            channel: channel.number,
+            cookie: group.cookie,
+            dev_id: group.dev_id,
+            records: group.records,
+            code: group.code,
+            open: group.open,
+            refused: group.refused,
+            page_request: group.page_request,
+            order: group.order,
+        })
+    }
+
+    pub(super) fn groups_len(&self) -> u32 {
+        self.groups.len()
+    }
+
+    /// Whether there is no channel.
+    pub(super) fn is_empty(&self) -> bool {
+        self.channels.iter().all(Option::is_none)
+    }
+
+    /// Keeps the place of a group that was saved.
+    pub(super) fn reserve(&mut self, index: u32) {
+        self.groups.alloc_at(index);
+    }
+
+    /// Gives up a place that was kept.
+    pub(super) fn give_up(&mut self, index: u32) {
+        self.changes.note(index);
+        self.groups.release(index);
+    }
+
+    /// Puts a group that was saved into the place that was kept for it.
+    pub(super) fn install(&mut self, index: u32, saved: &SavedGroup, channel: u32) {
+        let Some(slot) = self
+            .channels
+            .get_mut(channel as usize)
+            .and_then(Option::as_mut)
+        else {
+            return;
+        };
+        if saved.open {
+            slot.open = Some(index);
+        }
+        slot.groups.push_back(&mut self.groups, index);
+        let bucket = self.bucket(channel, saved.cookie);
+        let group = self.groups.get_mut(index);
+        group.hash_next = std::mem::replace(&mut self.buckets[bucket], index);
+        group.channel = channel;
+        group.cookie = saved.cookie;
+        group.dev_id = saved.dev_id;
+        group.records = saved.records;
+        group.faults = List::new();
+        group.code = saved.code;
+        group.open = saved.open;
+        group.refused = saved.refused;
+        group.page_request = saved.page_request;
+        group.recovered = true;
+        group.order = saved.order;
+        self.changes.note(index);
     }
 
     /// The last record of the channel's open group has been read, or none is wanted any more.
@@ -394,7 +474,7 @@ impl Channels {
             return;
         };
         if let Some(group) = slot.open.take() {
-            self.groups.get_mut(group).open = false;
+            self.group_mut(group).open = false;
             self.queue_answer_if_complete(group);
         }
     }
@@ -404,7 +484,7 @@ impl Channels {
         let Some(group) = self.get(channel).and_then(|channel| channel.open) else {
             return;
         };
-        let group = self.groups.get_mut(group);
+        let group = self.group_mut(group);
         if group.dev_id == dev_id {
             group.refused = true;
             group.code = ResponseCode::Invalid;
@@ -414,7 +494,7 @@ impl Channels {
     /// One fault of the group was answered, and is not in its list any more. INVALID wins. Returns
     /// the channel's number.
     pub(super) fn answer_one(&mut self, group: u32, code: ResponseCode) -> u32 {
-        let record = self.groups.get_mut(group);
+        let record = self.group_mut(group);
         if code == ResponseCode::Invalid {
             record.code = code;
         }
@@ -424,7 +504,7 @@ impl Channels {
     }
 
     /// Queues the group's answer if nothing is missing.
-    fn queue_answer_if_complete(&mut self, group: u32) {
+    pub(super) fn queue_answer_if_complete(&mut self, group: u32) {
         let record = self.groups.get(group);
         if record.open || !record.faults.is_empty() {
             return;
@@ -495,6 +575,7 @@ impl Channels {
         }
         self.groups.get_mut(index).channel = NIL;
         self.groups.release(index);
+        self.changes.note(index);
         group
     }
 

@@ -249,6 +249,9 @@ impl<O: Observer> Core<O> {
     }
 
     pub(super) fn wants_read_at(&self, index: u32) -> bool {
+        if self.recovery.is_some() {
+            return false;
+        }
         let Some(slot) = self.channels.get(index) else {
             return false;
         };

@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use super::saved::{Changes, SavedFault};
 use super::table::{Linked, Links, List, Table};
 use crate::wire::{EventRecord, PgFault, FAULT_INFO_SSID_VALID, FAULT_INFO_VALID};
 
@@ -31,6 +32,10 @@ pub(super) struct Fault {
     pub(super) grpid: u32,
     pub(super) read_ns: u64,
     pub(super) event: EventRecord,
+    /// Place in the order in which faults were read, if it is saved.
+    order: u64,
+    /// Number of its event, once it has been sent, if it is saved.
+    event_number: u64,
 }
 
 impl Fault {
@@ -52,6 +57,8 @@ impl Fault {
             privileged: false,
             addr: 0,
         },
+        order: 0,
+        event_number: 0,
     };
 }
 
@@ -117,6 +124,7 @@ pub(super) struct FaultTable {
     by_age: List<BY_AGE>,
     backlog: List<BACKLOG>,
     requests: PageRequests,
+    pub(super) changes: Changes,
 }
 
 /// The page requests that the guest has seen, found by what CMD_PRI_RESP names.
@@ -152,12 +160,17 @@ impl FaultTable {
             by_age: List::new(),
             backlog: List::new(),
             requests: PageRequests::new(capacity),
+            changes: Changes::default(),
         }
     }
 
     /// Without page requests in the table only.
     pub(super) fn set_seed(&mut self, seed: u64) {
         self.requests.seed = seed;
+    }
+
+    pub(super) fn seed(&self) -> u64 {
+        self.requests.seed
     }
 
     /// Nothing of the past is left in free records.
@@ -200,6 +213,8 @@ impl FaultTable {
         fault.grpid = new.record.grpid.get();
         fault.read_ns = now_ns;
         fault.event = EventRecord::from_fault(new.record, new.sid, stag);
+        fault.order = self.changes.next_order();
+        self.changes.note(index);
         Some(stag)
     }
 
@@ -209,6 +224,7 @@ impl FaultTable {
         self.by_age.remove(&mut self.table, index);
         owners.device.remove(&mut self.table, index);
         owners.group.remove(&mut self.table, index);
+        self.changes.note(index);
         let fault = self.table.get_mut(index);
         fault.used = false;
         if !fault.delivered {
@@ -244,16 +260,77 @@ impl FaultTable {
         self.backlog.front().map(|index| self.table.get(index))
     }
 
-    /// The event of the fault was sent.
-    pub(super) fn delivered(&mut self, stag: u16) {
+    /// The event of the fault was sent, as the message with this number.
+    pub(super) fn delivered(&mut self, stag: u16, event_number: u64) {
         let index = u32::from(stag);
         self.backlog.remove(&mut self.table, index);
+        self.changes.note(index);
         let fault = self.table.get_mut(index);
         fault.delivered = true;
+        fault.event_number = event_number;
         if fault.page_request {
             let bucket = self.requests.bucket(&fault.request());
             self.requests.buckets[bucket].push_back(&mut self.table, index);
         }
+    }
+
+    /// What is saved of a fault.
+    pub(super) fn saved(&self, index: u32) -> Option<SavedFault> {
+        let fault = self.table.lookup(index).filter(|fault| fault.used)?;
+        Some(SavedFault {
+            group: fault.group,
+            grpid: fault.grpid,
+            event: fault.event,
+            read_ns: fault.read_ns,
+            order: fault.order,
+            event_number: fault.delivered.then_some(fault.event_number),
+        })
+    }
+
+    /// Keeps a STAG for a fault that was saved.
+    pub(super) fn reserve(&mut self, index: u32) {
+        self.table.alloc_at(index);
+    }
+
+    /// Gives up a STAG that was kept.
+    pub(super) fn give_up(&mut self, index: u32) {
+        self.changes.note(index);
+        self.table.release(index);
+    }
+
+    /// Puts a fault that was saved into the place that was kept for it.
+    pub(super) fn install(
+        &mut self,
+        index: u32,
+        saved: &SavedFault,
+        (device, sid): (u32, u32),
+        page_request: bool,
+        owners: &mut Owners<'_>,
+    ) {
+        self.by_age.push_back(&mut self.table, index);
+        self.backlog.push_back(&mut self.table, index);
+        owners.device.push_back(&mut self.table, index);
+        owners.group.push_back(&mut self.table, index);
+        let fault = self.table.get_mut(index);
+        fault.used = true;
+        fault.delivered = false;
+        fault.page_request = page_request;
+        fault.device = device;
+        fault.group = saved.group;
+        fault.grpid = saved.grpid;
+        fault.read_ns = saved.read_ns;
+        fault.event = EventRecord { sid, ..saved.event };
+        fault.order = saved.order;
+        if let Some(number) = saved.event_number {
+            let stag = fault.event.stag;
+            self.delivered(stag, number);
+        }
+    }
+
+    /// Puts the faults that wait into the order in which they were read.
+    pub(super) fn sort(&mut self) {
+        sort_list(&mut self.table, &mut self.by_age);
+        sort_list(&mut self.table, &mut self.backlog);
     }
 
     pub(super) fn oldest(&self, now_ns: u64) -> OldestFault {
@@ -271,6 +348,17 @@ impl FaultTable {
             read_ns: fault.read_ns,
             flags: FAULT_INFO_VALID | ssid_flag,
         }
+    }
+}
+
+fn sort_list<const K: usize>(table: &mut Table<Fault>, list: &mut List<K>) {
+    let mut all: Vec<u32> = list.iter(table).collect();
+    for index in &all {
+        list.remove(table, *index);
+    }
+    all.sort_by_key(|index| table.get(*index).order);
+    for index in all {
+        list.push_back(table, index);
     }
 }
 

@@ -41,7 +41,9 @@ mod observe;
 mod output;
 mod persist;
 mod portal;
+mod recover;
 mod reset;
+mod saved;
 mod stage_one;
 mod status;
 mod submissions;
@@ -56,6 +58,8 @@ pub use error::{
 };
 pub use limits::{Limits, LimitsError};
 pub use observe::{GuestCommand, Observation, Observer, RefusedReason};
+pub use recover::Recovered;
+pub use saved::{SavedFault, SavedGroup, Saver};
 
 pub use work::{Job, Wants};
 
@@ -63,6 +67,8 @@ use channel_table::Channels;
 use device_table::Devices;
 use drain::{Drain, Release};
 use fault_table::FaultTable;
+use recover::Recovery;
+use saved::Numbers;
 use stage_one::StageOneEvents;
 use submissions::PendingQueue;
 
@@ -144,6 +150,10 @@ pub struct Core<O: Observer = ()> {
     resync: bool,
     /// The last message was an event, so that a replay is due.
     prefer_replay: bool,
+    /// Of messages, over all connections. Only counted if the state is saved.
+    numbers: Numbers,
+    /// What has been recovered and not been claimed; no channel is read.
+    recovery: Option<Box<Recovery>>,
 }
 
 impl<O: Observer> Core<O> {
@@ -166,6 +176,8 @@ impl<O: Observer> Core<O> {
             event_seq: 0,
             resync: true,
             prefer_replay: false,
+            numbers: Numbers::default(),
+            recovery: None,
         })
     }
 
@@ -221,6 +233,7 @@ impl<O: Observer> Core<O> {
     /// with their tickets, before the first new one. Nor is it known whether it has seen the last
     /// messages, so that devices that are lost are reported again.
     pub fn rings_reset(&mut self) {
+        self.fold_numbers();
         self.portal_seq = 0;
         self.event_seq = 0;
         self.resync = true;

@@ -216,6 +216,15 @@ pub enum Observation {
     DeviceLostSent { device: u32, seq: u64 },
     /// The front end has begun anew; so many devices were detached.
     Reset { devices: u32 },
+    /// What a process that has ended had known was taken over: so many faults, of which so many
+    /// wait for their event to be sent, and groups whose answer is to be written again. So many
+    /// groups were dropped with devices that have gone.
+    Recovered {
+        faults: u32,
+        unsent: u32,
+        answers: u32,
+        dropped: u32,
+    },
     /// A state was loaded.
     Restored {
         generation: u64,

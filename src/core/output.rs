@@ -166,7 +166,8 @@ impl<O: Observer> Core<O> {
             }
             Output::Event { device, event } => {
                 self.prefer_replay = true;
-                self.faults.delivered(event.stag);
+                let number = self.numbers.event_base.wrapping_add(seq);
+                self.faults.delivered(event.stag, number);
                 Observation::EventEmitted {
                     device,
                     stag: event.stag,

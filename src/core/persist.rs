@@ -188,7 +188,8 @@ fn guest_flags(pri: bool) -> u32 {
 }
 
 impl Counters {
-    fn to_array(self) -> [u64; 8] {
+    /// In the order of the config space.
+    pub fn to_array(self) -> [u64; 8] {
         [
             self.faults_read,
             self.faults_answered,
@@ -201,7 +202,8 @@ impl Counters {
         ]
     }
 
-    fn from_array(array: [u64; 8]) -> Self {
+    /// From the order of the config space.
+    pub fn from_array(array: [u64; 8]) -> Self {
         let [faults_read, faults_answered, answers_aborted, unknown_answers, submissions, replays, drains, drains_failed] =
             array;
         Self {

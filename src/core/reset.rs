@@ -20,6 +20,7 @@ impl<O: Observer> Core<O> {
         for channel in self.channels.iter_mut() {
             channel.left_over = true;
         }
+        self.drop_recovery();
         self.pending.clear();
         self.stage_one.clear();
         self.counters = Counters::default();

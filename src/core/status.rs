@@ -17,7 +17,7 @@ impl<O: Observer> Core<O> {
             version: U16::new(PROTOCOL_VERSION),
             state_version: U16::new(STATE_VERSION),
             state_compat: U16::new(STATE_COMPAT),
-            reserved: U16::ZERO,
+            recovery_room: U16::ZERO,
             phase: U32::new(self.drain.phase as u32),
             max_devices: U32::new(self.limits.max_devices),
             max_pending: U32::new(self.limits.max_pending),

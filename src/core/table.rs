@@ -125,6 +125,10 @@ impl<T: Linked + Clone> Table<T> {
 }
 
 impl<T: Linked> Table<T> {
+    pub(super) fn len(&self) -> u32 {
+        u32::try_from(self.records.len()).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn free_len(&self) -> u32 {
         self.free.len()
     }
@@ -139,6 +143,13 @@ impl<T: Linked> Table<T> {
         let index = free.pop_front(self);
         self.free = free;
         index
+    }
+
+    /// Takes the record with this index, which is free.
+    pub(super) fn alloc_at(&mut self, index: u32) {
+        let mut free = std::mem::replace(&mut self.free, List::new());
+        free.remove(self, index);
+        self.free = free;
     }
 
     pub(super) fn release(&mut self, index: u32) {

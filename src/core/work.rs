@@ -81,6 +81,9 @@ impl<O: Observer> Core<O> {
 
     /// The channels are only looked at if one can be found.
     fn next_read(&mut self) -> Option<u32> {
+        if self.recovery.is_some() {
+            return None;
+        }
         let quiet = self.is_quiet();
         if !quiet && !self.channels.may_want_read() {
             return None;

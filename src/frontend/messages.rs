@@ -135,6 +135,11 @@ impl Frontend {
         Ok(Some(message))
     }
 
+    /// How many messages of the back-end have been taken on this connection.
+    pub fn events_taken(&self) -> u64 {
+        self.event_seq
+    }
+
     /// Waits for the next message of the back-end.
     pub fn wait_event(&mut self) -> Result<Event, FrontendError> {
         let deadline = Instant::now() + self.options.timeout;

@@ -26,8 +26,8 @@ pub struct ConfigSpace {
     pub state_version: U16,
     /// Oldest reader that can load them.
     pub state_compat: U16,
-    /// Reserved, zero.
-    pub reserved: U16,
+    /// Least room for the recovery area, in units of 64 KiB.
+    pub recovery_room: U16,
     /// A [`crate::core::Phase`].
     pub phase: U32,
     /// Devices that can be attached.

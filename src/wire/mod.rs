@@ -34,8 +34,9 @@ pub use message::{
 };
 pub use payload::{Payload, PAYLOAD_SIZE};
 pub use shared_memory::{
-    MemoryHeader, SharedMemoryRequest, StatusBlock, MEMORY_HEADER_SIZE, MEMORY_MAGIC,
-    MEMORY_SIZE_MAX, MEMORY_SIZE_MIN, MEMORY_VERSION, STATUS_ALIGN, STATUS_ROOM_MIN, STATUS_SIZE,
+    AreaHead, MemoryHeader, SharedMemoryRequest, StatusBlock, MEMORY_HEADER_SIZE,
+    MEMORY_HEADER_SIZE_MIN, MEMORY_MAGIC, MEMORY_SIZE_MAX, MEMORY_SIZE_MIN, MEMORY_VERSION,
+    RECOVERY_ALIGN, RECOVERY_MAGIC, STATUS_ALIGN, STATUS_ROOM_MIN, STATUS_SIZE,
 };
 pub use smmu::{
     EventHeader, EventRecord, SmmuCommand, EVENT_RECORD_SIZE, SMMU_COMMAND_SIZE, SSID_MAX,

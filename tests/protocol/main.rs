@@ -9,6 +9,7 @@ mod groups;
 mod logs;
 mod process;
 mod raw;
+mod recovery;
 mod refused;
 mod report;
 mod reset;

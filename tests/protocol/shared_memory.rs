@@ -20,7 +20,7 @@ use vhost_user_vsva::{
         FAULT_INFO_SSID_VALID, FAULT_INFO_VALID, MEMORY_MAGIC, STATUS_SIZE, U32, U64,
     },
 };
-use zerocopy::IntoBytes;
+use zerocopy::{FromZeros, IntoBytes};
 
 use crate::support::{smmu_event, Backend, OneDevice, HANG, LONG, SID};
 
@@ -216,7 +216,7 @@ fn memory(version: u32, size: u64, seals: SealFlags) -> OwnedFd {
         generation: U64::new(9),
         status_offset: U32::new(64),
         status_room: U32::new(256),
-        reserved: [0; 24],
+        ..MemoryHeader::new_zeroed()
     };
     let fd = memfd_create("careless", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
     pwrite(&fd, header.as_bytes(), 0).unwrap();

@@ -57,9 +57,14 @@ impl Backend {
 
     /// Kills it and starts another on the same socket.
     pub fn restart(&mut self) {
+        self.restart_to_fail(&[], None);
+    }
+
+    /// The same, with options; the new one ends by itself at a place.
+    pub fn restart_to_fail(&mut self, options: &[&str], fail_at: Option<&str>) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (child, messages) = spawn(self.dir.path(), &[]);
+        let (child, messages) = spawn_to_fail(self.dir.path(), options, fail_at);
         self.child = child;
         if let Some(before) = self.messages.replace(messages) {
             before.join().unwrap();
@@ -138,6 +143,10 @@ impl Drop for Backend {
 
 /// Starts the program with its socket in `dir`, and waits until it is ready.
 fn spawn(dir: &Path, options: &[&str]) -> (Child, JoinHandle<()>) {
+    spawn_to_fail(dir, options, None)
+}
+
+fn spawn_to_fail(dir: &Path, options: &[&str], fail_at: Option<&str>) -> (Child, JoinHandle<()>) {
     let path = dir.join("notify");
     let _ = fs::remove_file(&path);
     let notify = UnixDatagram::bind(&path).unwrap();
@@ -147,6 +156,7 @@ fn spawn(dir: &Path, options: &[&str]) -> (Child, JoinHandle<()>) {
         .arg(dir.join("vsva.sock"))
         .args(options)
         .env("NOTIFY_SOCKET", path)
+        .envs(fail_at.map(|place| ("VSVA_FAIL_AT", place)))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

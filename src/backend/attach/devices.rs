@@ -127,6 +127,9 @@ impl Shell {
                 (channel, recovered)
             }
         };
+        // Now that whoever is told to write its answers finds the channel.
+        self.core.step(|core, _| core.claim(desc.device));
+        channel.recovered();
         if let Some(records) = records {
             if let Err(e) = self.channels.add_records(&channel, records) {
                 log::error!("fault channel {number}: the vEVENTQ is not served: epoll: {e}");
@@ -158,13 +161,15 @@ impl Shell {
         if recover && !kernel {
             return Err(AttachFailure::NotRecoverable(desc.channel));
         }
-        self.core.step(|core, now| {
+        self.channels.give_inbox(channel, kernel)?;
+        let attached = self.core.step(|core, now| {
             core.attach(desc, now)?;
             if kernel {
                 core.set_kernel_channel(desc.channel);
             }
             Ok::<(), AttachError>(())
-        })?;
+        });
+        attached.inspect_err(|_| self.channels.return_inbox(channel))?;
         let recovered = if recover {
             channel.abort_left_over()
         } else {
@@ -175,6 +180,7 @@ impl Shell {
             .inspect_err(|_| {
                 // Only just attached, and nobody has read a fault: nothing is lost.
                 let _ = self.core.step(|core, now| core.detach(desc.device, now));
+                self.channels.return_inbox(channel);
             })
             .map_err(|e| AttachFailure::Descriptor(FdRole::Faults, e))
     }

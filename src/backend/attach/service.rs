@@ -15,7 +15,9 @@ use super::{
     socket::{AttachSocket, Received},
 };
 use crate::{
-    backend::{published::shared_memory::SharedMemory, shell::Shell, wait::poller::Interest},
+    backend::{
+        published::shared_memory::SharedMemory, recovery, shell::Shell, wait::poller::Interest,
+    },
     core::{AttachError, Attachment, HoldError},
     lock::lock,
     wire::{
@@ -161,8 +163,9 @@ impl AttachService {
         })?;
         let memory =
             SharedMemory::map(fd, &packet.payload()).map_err(|e| (e.errno(), e.to_string()))?;
-        self.shell.core.share(Some(memory));
-        Ok(())
+        self.shell
+            .share_memory(memory)
+            .map_err(|e| (recovery::errno(&e), e.to_string()))
     }
 }
 

@@ -18,11 +18,14 @@ use rustix::{
     io::Errno,
     net::{recv, send, sockopt, RecvFlags, SendFlags, SocketType},
 };
+use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::{
     backend::wait::guard,
     lock::lock,
+    recovery::{image::SavedChannel, inbox::Inbox, point},
+    sys,
     wire::{PageResponse, PgFault, PAGE_RESPONSE_SIZE, PGFAULT_SIZE},
 };
 
@@ -66,6 +69,11 @@ pub trait FaultSink {
     /// Takes faults in order and says how many; with an error, the one after those is offered
     /// again.
     fn take(&mut self, faults: &[PgFault]) -> (usize, Result<(), Self::Error>);
+
+    /// The same; the first of them is the record of that number in the inbox.
+    fn take_at(&mut self, _at: usize, faults: &[PgFault]) -> (usize, Result<(), Self::Error>) {
+        self.take(faults)
+    }
 
     /// Everything that there was has been read.
     fn empty(&mut self);
@@ -123,6 +131,13 @@ pub enum WriteEnd {
 pub trait FaultIo: Send + Sync {
     /// Reads without blocking; `WouldBlock` only from a socket.
     fn read(&self, buf: &mut [u8]) -> io::Result<usize>;
+    /// The same, into memory that is shared.
+    fn read_shared(&self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+        let mut buf = vec![0; memory.len()];
+        let count = self.read(&mut buf)?;
+        memory.copy_from(&buf[..count]);
+        Ok(count)
+    }
     /// Writes without blocking.
     fn write(&self, buf: &[u8]) -> io::Result<usize>;
     /// Whether poll says that there is something to read; only asked of the kernel's files.
@@ -134,6 +149,10 @@ struct KernelFile(Arc<OwnedFd>);
 impl FaultIo for KernelFile {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.0, buf)?)
+    }
+
+    fn read_shared(&self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+        sys::read_shared(&self.0, memory)
     }
 
     fn write(&self, buf: &[u8]) -> io::Result<usize> {
@@ -150,6 +169,10 @@ struct StreamSocket(Arc<OwnedFd>);
 impl FaultIo for StreamSocket {
     fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         Ok(recv(&self.0, buf, RecvFlags::DONTWAIT)?.0)
+    }
+
+    fn read_shared(&self, memory: &VolatileSlice<'_>) -> io::Result<usize> {
+        sys::recv_shared(&self.0, memory)
     }
 
     fn write(&self, buf: &[u8]) -> io::Result<usize> {
@@ -173,6 +196,8 @@ struct Reader {
     buf: Vec<u8>,
     start: usize,
     end: usize,
+    /// Where the records come to first, as they do in `buf`.
+    inbox: Option<Inbox>,
 }
 
 /// How much of the first answer a socket has taken already.
@@ -213,6 +238,7 @@ impl FaultFile {
                 buf: vec![0; READ_BATCH * PGFAULT_SIZE],
                 start: 0,
                 end: 0,
+                inbox: None,
             }),
             writer: Mutex::new(Writer { sent: 0 }),
         }
@@ -252,9 +278,11 @@ impl FaultFile {
         let mut count = source.peek(&mut answers);
         while count > 0 {
             let bytes = answers[..count].as_bytes();
+            point("write");
             match self.io.write(&bytes[writer.sent..]) {
                 Ok(0) => return WriteEnd::Broken(io::ErrorKind::WriteZero.into()),
                 Ok(more) => {
+                    point("has written");
                     let sent = writer.sent + more;
                     writer.sent = sent % PAGE_RESPONSE_SIZE;
                     count = source.written(sent / PAGE_RESPONSE_SIZE, &mut answers);
@@ -270,6 +298,34 @@ impl FaultFile {
             }
         }
         WriteEnd::Done
+    }
+
+    /// Records come into `inbox` from now on. It has what `saved` says, or nothing.
+    pub fn use_inbox(&self, inbox: Inbox, saved: Option<&SavedChannel>) {
+        let mut reader = self.lock_reader();
+        if let Some(saved) = saved {
+            let end = saved.inbox.len();
+            inbox.erase(end, saved.end);
+            if saved.taken < end {
+                let room = reader.buf.len().max(end);
+                reader.buf.resize(room, 0);
+                reader.buf[..end].copy_from_slice(&saved.inbox);
+                (reader.start, reader.end) = (saved.taken, end);
+            } else {
+                inbox.begin_anew(end, &[]);
+            }
+        }
+        reader.inbox = Some(inbox);
+    }
+
+    /// Gives up the inbox, and what is in it if it is to be forgotten.
+    pub fn leave_inbox(&self, forget: bool) {
+        let mut reader = self.lock_reader();
+        let end = reader.end;
+        if let Some(inbox) = reader.inbox.take().filter(|_| forget) {
+            inbox.begin_anew(end, &[]);
+        }
+        (reader.start, reader.end) = (0, 0);
     }
 
     /// Runs `f` while no other thread writes. The calling thread may be reading.
@@ -325,25 +381,53 @@ fn is_einval(e: &io::Error) -> bool {
     e.raw_os_error() == Some(Errno::INVAL.raw_os_error())
 }
 
+fn is_none(fault: &PgFault) -> bool {
+    fault.as_bytes().iter().all(|byte| *byte == 0)
+}
+
 impl Reader {
     /// Hands whole records to the sink and keeps what it does not take.
     fn offer<S: FaultSink>(&mut self, sink: &mut S) -> Result<(), S::Error> {
-        let held = &self.buf[self.start..self.end];
-        let whole = held.len() - held.len() % PGFAULT_SIZE;
-        if whole == 0 {
-            return Ok(());
+        loop {
+            let held = &self.buf[self.start..self.end];
+            let whole = held.len() - held.len() % PGFAULT_SIZE;
+            let Ok(faults) = <[PgFault]>::ref_from_bytes(&held[..whole]) else {
+                // A multiple of the record's size without alignment is always a slice of records.
+                return Ok(());
+            };
+            // Some may have been discarded.
+            let gone = |fault: &PgFault| self.inbox.is_some() && is_none(fault);
+            let skipped = faults.iter().take_while(|fault| gone(fault)).count();
+            let faults = &faults[skipped..];
+            let count = faults.iter().take_while(|fault| !gone(fault)).count();
+            if count == 0 {
+                self.start += skipped * PGFAULT_SIZE;
+                return Ok(());
+            }
+            let at = self.start / PGFAULT_SIZE + skipped;
+            let (taken, result) = sink.take_at(at, &faults[..count]);
+            self.start += (skipped + taken) * PGFAULT_SIZE;
+            result?;
+            if taken < count {
+                return Ok(());
+            }
         }
-        let Ok(faults) = <[PgFault]>::ref_from_bytes(&held[..whole]) else {
-            // A multiple of the record's size without alignment is always a slice of records.
-            return Ok(());
-        };
-        let (taken, result) = sink.take(faults);
-        self.start += taken * PGFAULT_SIZE;
-        result
     }
 
     /// Drops the whole records of `dev_id`.
     fn discard(&mut self, dev_id: u32) {
+        if let Some(inbox) = &self.inbox {
+            let (start, end) = (self.start, self.end);
+            let records = (start..).step_by(PGFAULT_SIZE);
+            for (at, record) in records.zip(self.buf[start..end].chunks_exact_mut(PGFAULT_SIZE)) {
+                let of_device = |fault: PgFault| fault.dev_id.get() == dev_id;
+                if PgFault::read_from_bytes(record).is_ok_and(of_device) {
+                    inbox.erase(at, at + PGFAULT_SIZE);
+                    record.fill(0);
+                }
+            }
+            return;
+        }
         let mut kept = Vec::with_capacity(self.end - self.start);
         for record in self.buf[self.start..self.end].chunks(PGFAULT_SIZE) {
             let of_device = |fault: PgFault| fault.dev_id.get() == dev_id;
@@ -367,12 +451,19 @@ impl Reader {
 
     /// Reads once. All records have been taken, at most a piece of one is left (sockets only).
     fn fill<E>(&mut self, io: &dyn FaultIo, kind: ChannelKind) -> Result<(), ReadEnd<E>> {
+        if let Some(inbox) = self.inbox.as_ref().filter(|_| self.end > 0) {
+            inbox.begin_anew(self.end, &self.buf[self.start..self.end]);
+        }
         self.buf.copy_within(self.start..self.end, 0);
         self.end -= self.start;
         self.start = 0;
         let mut empty_reads = 0;
         loop {
-            match io.read(&mut self.buf[self.end..]) {
+            let come = match &self.inbox {
+                Some(inbox) => inbox.fill(self.end, &mut self.buf, |to| io.read_shared(to)),
+                None => io.read(&mut self.buf[self.end..]),
+            };
+            match come {
                 // Nothing, or whole groups of which the first did not fit, or came a moment ago.
                 Ok(0) if kind == ChannelKind::Kernel => match io.readable() {
                     Ok(false) => return Err(ReadEnd::Empty),

@@ -6,7 +6,7 @@ use std::{
     io,
     os::fd::OwnedFd,
     sync::{
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         Arc, Mutex,
     },
 };
@@ -15,6 +15,7 @@ use super::{fault_file::FaultFile, recover, veventq::EventQueue};
 use crate::{
     backend::wait::poller::{Interest, Poller},
     lock::lock,
+    recovery::{image::SavedChannel, inbox::Inbox},
 };
 
 /// A fault channel and its companions.
@@ -37,7 +38,15 @@ pub struct OpenChannel {
     pub owner: Option<Watched<OwnedFd>>,
     /// The vEVENTQ, if one came with a device.
     pub records: Mutex<Option<Arc<Records>>>,
+    /// Number of its inbox, [`NO_INBOX`] if it has none.
+    inbox: AtomicUsize,
+    /// Records of its vEVENTQ were lost with a process that has ended.
+    pub records_lost: AtomicBool,
+    /// What was left in its inbox.
+    recovered: Mutex<Option<SavedChannel>>,
 }
+
+const NO_INBOX: usize = usize::MAX;
 
 /// Something that the engine waits for.
 pub struct Watched<T> {
@@ -84,7 +93,39 @@ impl OpenChannel {
             interest: Mutex::new(Interest::Read),
             owner,
             records: Mutex::default(),
+            inbox: AtomicUsize::new(NO_INBOX),
+            records_lost: AtomicBool::new(false),
+            recovered: Mutex::default(),
         }
+    }
+
+    /// Its records come into `inbox` from now on, which has what `saved` says.
+    pub fn use_inbox(&self, inbox: Inbox, saved: Option<SavedChannel>) {
+        self.inbox.store(inbox.slot, Ordering::Relaxed);
+        let lost = saved.as_ref().is_some_and(|saved| saved.records_lost);
+        self.records_lost.store(lost, Ordering::Relaxed);
+        self.faults.use_inbox(inbox, saved.as_ref());
+        *lock(&self.recovered) = saved;
+    }
+
+    /// What was left in its inbox when it was opened, before it is served.
+    pub fn recovered(&self) -> Option<SavedChannel> {
+        lock(&self.recovered).take()
+    }
+
+    /// Number of its inbox, if it has one.
+    pub fn inbox(&self) -> Option<usize> {
+        Some(self.inbox.load(Ordering::Relaxed)).filter(|slot| *slot != NO_INBOX)
+    }
+
+    /// Gives up its inbox, and what is in it if it is to be forgotten. Returns its number.
+    pub fn leave_inbox(&self, forget: bool) -> Option<usize> {
+        let slot = self.inbox.swap(NO_INBOX, Ordering::Relaxed);
+        let slot = Some(slot).filter(|slot| *slot != NO_INBOX);
+        if slot.is_some() {
+            self.faults.leave_inbox(forget);
+        }
+        slot
     }
 
     /// Whether its number still means it.

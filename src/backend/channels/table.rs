@@ -34,7 +34,7 @@ use crate::{
 
 /// The channels that are open, and the descriptors that the engine waits for on their behalf.
 pub struct ChannelTable {
-    pub(super) core: Arc<SharedCore>,
+    pub(in crate::backend) core: Arc<SharedCore>,
     pub(super) poller: Arc<Poller>,
     /// Copied when it changes, so that looking into it takes no lock for longer than a moment.
     open: Mutex<Arc<Open>>,
@@ -132,6 +132,14 @@ impl ChannelTable {
     pub fn add_records(&self, channel: &Arc<OpenChannel>, records: Records) -> io::Result<()> {
         let queue = &records.queue;
         let token = queue.token;
+        if channel.records_lost.swap(false, Ordering::Relaxed) {
+            let device = records.device;
+            // There is room, as nothing has been read.
+            let _ = self
+                .core
+                .step(|core, now| core.stage_one_event(device, None, 1, now));
+            self.core.records_reading(channel.inbox(), false);
+        }
         self.poller.add(&queue.fd, token, Interest::Read)?;
         *lock(&channel.records) = Some(Arc::new(records));
         self.change(|open| {
@@ -208,6 +216,9 @@ impl ChannelTable {
         }
         if let Some(records) = lock(&channel.records).take() {
             self.forget(&records.queue.fd);
+        }
+        if let Some(slot) = channel.leave_inbox(true) {
+            self.core.close_inbox(slot);
         }
     }
 

@@ -124,6 +124,7 @@ impl ChannelTable {
         };
         let queue = &records.queue;
         let room = || self.core.look(|core| core.event_room());
+        self.core.records_reading(channel.inbox(), true);
         let result = queue.fd.read(room(), |entry| {
             self.core.step(|core, now| {
                 let record = entry.record.as_ref();
@@ -138,6 +139,7 @@ impl ChannelTable {
                 );
             }
         });
+        self.core.records_reading(channel.inbox(), false);
         match result {
             Ok(_) if room() == 0 => {
                 self.watch(queue.token, &queue.fd, Interest::Nothing);
@@ -184,24 +186,31 @@ impl FaultSink for Sink<'_> {
     type Error = FaultError;
 
     fn take(&mut self, faults: &[PgFault]) -> (usize, Result<(), FaultError>) {
+        self.take_at(0, faults)
+    }
+
+    fn take_at(&mut self, at: usize, faults: &[PgFault]) -> (usize, Result<(), FaultError>) {
         if !self.channel.is_open() {
             return (faults.len(), Ok(()));
         }
+        let inbox = self.channel.inbox();
         let mut taken = 0;
         loop {
-            let result = self.core.step(|core, now| {
-                for fault in &faults[taken..] {
-                    core.fault(self.channel.number, fault, now)?;
-                    taken += 1;
+            let (count, result) = self.core.step_taking(inbox, at + taken, |core, now| {
+                for (count, fault) in faults[taken..].iter().enumerate() {
+                    if let Err(e) = core.fault(self.channel.number, fault, now) {
+                        return (count, Err(e));
+                    }
                 }
-                Ok(())
+                (faults.len() - taken, Ok(()))
             });
+            taken += count;
             let reused = matches!(
                 result,
                 Err(FaultError::DuplicateCookie { .. } | FaultError::Stale { .. })
             );
             match if reused {
-                self.retake(&faults[taken])
+                self.retake(at + taken, &faults[taken])
             } else {
                 result
             } {
@@ -230,21 +239,23 @@ impl Sink<'_> {
     /// A cookie can come again as soon as its answer has been taken; the thread that wrote the
     /// answer may not have told the core yet. With that thread out of the way it is clear what the
     /// cookie means.
-    fn retake(&self, fault: &PgFault) -> Result<(), FaultError> {
+    fn retake(&self, at: usize, fault: &PgFault) -> Result<(), FaultError> {
         let number = self.channel.number;
-        self.channel.faults.writer_at_rest(|| {
-            self.core.step(|core, now| {
-                let result = core.fault(number, fault, now);
-                let Err(FaultError::Stale { channel, cookie }) = result else {
-                    return result;
-                };
-                log::warn!(
-                    "fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD"
-                );
-                core.forget_stale(channel, cookie, now);
-                core.fault(number, fault, now)
+        let inbox = self.channel.inbox();
+        let (_, result) = self.channel.faults.writer_at_rest(|| {
+            self.core.step_taking(inbox, at, |core, now| {
+                let mut result = core.fault(number, fault, now);
+                if let Err(FaultError::Stale { channel, cookie }) = result {
+                    log::warn!(
+                        "fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD"
+                    );
+                    core.forget_stale(channel, cookie, now);
+                    result = core.fault(number, fault, now);
+                }
+                (usize::from(result.is_ok()), result)
             })
-        })
+        });
+        result
     }
 }
 

@@ -32,6 +32,7 @@ use crate::{
         state,
     },
     lock::lock,
+    recovery::point,
     sys,
     wire::{
         ATTACH_UUID, CONFIG_SIZE, EVENT_RING, NUM_RINGS, PORTAL_RING, VSVA_F_MIGRATION_BLOCKING,
@@ -97,7 +98,8 @@ impl Adapter {
             return;
         };
         for (index, vring) in vrings.iter().enumerate() {
-            vring.belongs_to(index, self.link.clone());
+            let wake = self.backend.shell.wake.try_clone().ok();
+            vring.belongs_to(index, self.link.clone(), wake);
         }
         let rings = self.rings.get_or_init(|| {
             Rings::new(
@@ -133,6 +135,7 @@ impl Adapter {
         // Answers are written before the descriptors are used: that is what a CMD_SYNC waits for.
         let events = self.backend.shell.follow(wants);
         // Nor is a descriptor used whose message has had no effect.
+        point("taken");
         let completed = rings.complete(&chains[..done]);
         drop(chains);
         events.send();
@@ -284,6 +287,7 @@ impl VhostUserBackend for Adapter {
         {
             vring.wait_for_edges(*epoll, event);
         }
+        self.backend.shell.go_on_if_enabled();
         match event {
             PORTAL_RING => while !self.link.is_over() && self.serve_portal(rings) {},
             EVENT_RING => self.backend.shell.settle(),

@@ -59,8 +59,8 @@ impl Drop for Ending {
         self.backend.shell.forget_rings();
         // Ends the worker, so nothing of this connection runs when the next one starts.
         drop(self.daemon.take());
-        // What is in it is the front end's, which may have gone.
-        self.backend.shell.core.share(None);
+        // What is in it is the front end's, which may have gone; unless it is to be recovered.
+        self.backend.shell.core.disconnected();
         self.link.transfer.cancel();
         self.done.set();
     }

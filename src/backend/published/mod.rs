@@ -2,6 +2,7 @@
 
 //! The core, shared by all threads, and the memory that tells others of it.
 
+pub mod saving;
 pub mod shared_memory;
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -13,6 +14,7 @@ use super::events::CoreEvents;
 use crate::{
     core::{Core, Wants},
     lock::lock,
+    recovery::{image::SavedChannel, journal::Journal},
     status::board::Board,
 };
 
@@ -25,6 +27,10 @@ pub struct SharedCore(Mutex<Published>);
 struct Published {
     core: LoggedCore,
     memory: Option<SharedMemory>,
+    /// Where each step is saved, in the same memory.
+    journal: Option<Journal>,
+    /// Channels that were recovered and have not been opened.
+    left: Vec<SavedChannel>,
     board: Arc<Board>,
 }
 
@@ -34,6 +40,8 @@ impl SharedCore {
         let mut published = Published {
             core,
             memory: None,
+            journal: None,
+            left: Vec::new(),
             board,
         };
         published.publish(now_ns());
@@ -46,7 +54,7 @@ impl SharedCore {
         let now_ns = now_ns();
         let mut this = self.lock();
         let result = step(&mut this.core, now_ns);
-        this.publish(now_ns);
+        this.complete(now_ns);
         result
     }
 
@@ -68,14 +76,17 @@ impl SharedCore {
         look(&self.lock().core)
     }
 
-    /// Publishes the status in `memory`, or nowhere, from now on.
+    /// Publishes the status in `memory`, or nowhere, from now on. Nothing is saved.
     pub fn share(&self, memory: Option<SharedMemory>) {
         let now_ns = now_ns();
         let before = {
             let mut this = self.lock();
             let before = std::mem::replace(&mut this.memory, memory);
+            let journal = this.journal.take();
+            this.core.stop_saving();
+            this.left = Vec::new();
             this.publish(now_ns);
-            before
+            (before, journal)
         };
         // Unmapped here, with no lock held.
         drop(before);
@@ -87,6 +98,12 @@ impl SharedCore {
 }
 
 impl Published {
+    /// Saves and publishes the step that has been made.
+    fn complete(&mut self, now_ns: u64) {
+        self.save();
+        self.publish(now_ns);
+    }
+
     fn publish(&mut self, now_ns: u64) {
         let status = self.core.status(now_ns);
         self.board.publish(&status);

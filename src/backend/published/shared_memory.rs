@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use rustix::{
@@ -22,8 +23,9 @@ use crate::{
     error::short,
     seqlock::{StatusCell, StatusWriter},
     wire::{
-        MemoryHeader, SharedMemoryRequest, StatusBlock, MEMORY_HEADER_SIZE, MEMORY_MAGIC,
-        MEMORY_SIZE_MAX, MEMORY_SIZE_MIN, MEMORY_VERSION, STATUS_ALIGN, STATUS_ROOM_MIN,
+        MemoryHeader, SharedMemoryRequest, StatusBlock, MEMORY_HEADER_SIZE, MEMORY_HEADER_SIZE_MIN,
+        MEMORY_MAGIC, MEMORY_SIZE_MAX, MEMORY_SIZE_MIN, MEMORY_VERSION, STATUS_ALIGN,
+        STATUS_ROOM_MIN,
     },
 };
 
@@ -46,7 +48,7 @@ pub enum SharedMemoryError {
     #[error("its seals forbid to write")]
     ReadOnly,
     /// The size is out of range.
-    #[error("{0} B, not 4096 to 64 MiB")]
+    #[error("{0} B, not 4096 to 1 GiB")]
     Size(u64),
     /// The memory is smaller than it is said to be.
     #[error("{found} bytes, not {claimed}")]
@@ -103,7 +105,11 @@ impl SharedMemoryError {
 }
 
 /// Memory that both sides share.
-pub struct SharedMemory(StatusWriter);
+pub struct SharedMemory {
+    status: StatusWriter,
+    memory: Arc<MmapRegion>,
+    header: MemoryHeader,
+}
 
 impl SharedMemory {
     /// Maps the memory, after it is certain that no access can fail.
@@ -123,16 +129,28 @@ impl SharedMemory {
             .and_then(|slice| slice.read_slice(header.as_mut_bytes(), 0))
             .map_err(|_| io::Error::other("no header"))?;
         check_header(&header, request)?;
+        let memory = Arc::new(memory);
         let (offset, room) = (header.status_offset.get(), header.status_room.get());
         let cell = usize::try_from(offset).ok();
-        let cell = cell.and_then(|offset| StatusCell::new(memory, offset));
-        cell.map(|cell| SharedMemory(StatusWriter::new(cell)))
-            .ok_or(SharedMemoryError::StatusPlace { offset, room })
+        let cell = cell.and_then(|offset| StatusCell::new(memory.clone(), offset));
+        let cell = cell.ok_or(SharedMemoryError::StatusPlace { offset, room })?;
+        Ok(SharedMemory {
+            status: StatusWriter::new(cell),
+            memory,
+            header,
+        })
+    }
+
+    /// The header, and the memory, if there is a recovery area in it.
+    pub fn recovery(&self) -> Option<(MemoryHeader, Arc<MmapRegion>)> {
+        let has = self.header.header_size.get() as usize >= MEMORY_HEADER_SIZE
+            && self.header.recovery_offset.get() != 0;
+        has.then(|| (self.header, self.memory.clone()))
     }
 
     /// Writes the status block. No system call, no allocation.
     pub fn publish(&mut self, status: &StatusBlock) {
-        self.0.store(status);
+        self.status.store(status);
     }
 }
 
@@ -179,7 +197,7 @@ fn check_header(
         return Err(SharedMemoryError::Generation);
     }
     let header_size = header.header_size.get();
-    if u64::from(header_size) < MEMORY_HEADER_SIZE as u64 {
+    if u64::from(header_size) < MEMORY_HEADER_SIZE_MIN as u64 {
         return Err(SharedMemoryError::HeaderSize(header_size));
     }
     let (offset, room) = (header.status_offset.get(), header.status_room.get());
@@ -271,7 +289,7 @@ mod tests {
             generation: U64::new(3),
             status_offset: U32::new(64),
             status_room: U32::new(256),
-            reserved: [0; 24],
+            ..MemoryHeader::new_zeroed()
         }
     }
 

@@ -262,6 +262,14 @@ impl Rings {
         }
     }
 
+    /// Whether both rings are being served.
+    pub fn enabled(&self) -> bool {
+        [&self.portal, &self.events].iter().all(|ring| {
+            let ring = ring.get_ref();
+            ring.is_enabled() && ring.get_queue().ready()
+        })
+    }
+
     /// Whether a ring is being served.
     pub fn running(&self) -> bool {
         [&self.portal, &self.events]

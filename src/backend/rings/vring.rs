@@ -27,7 +27,10 @@ use super::{
     kick_call::{Call, Kick},
     Memory,
 };
-use crate::{backend::link::Link, lock::lock};
+use crate::{
+    backend::{link::Link, wait::wake::Wake},
+    lock::lock,
+};
 
 /// A call that the guard has not ended by now is left to itself.
 const CALL_LIMIT: Duration = Duration::from_secs(1);
@@ -47,13 +50,18 @@ struct Events {
     edges: AtomicBool,
     /// Its number and its connection.
     place: OnceLock<(usize, Arc<Link>)>,
+    /// Wakes the engine.
+    wake: OnceLock<Wake>,
 }
 
 impl Vring {
     /// Says which ring of which connection it is. Before the first request.
-    pub fn belongs_to(&self, index: usize, link: Arc<Link>) {
+    pub fn belongs_to(&self, index: usize, link: Arc<Link>, wake: Option<Wake>) {
         // Only called once.
         let _ = self.events.place.set((index, link));
+        if let Some(wake) = wake {
+            let _ = self.events.wake.set(wake);
+        }
     }
 
     /// How to tell the front end that chains have been used.
@@ -173,6 +181,10 @@ impl VringT<Memory> for Vring {
             self.events.edges.store(false, Ordering::Relaxed);
         }
         self.ring.set_enabled(enabled);
+        // A recovery may wait for it.
+        if let Some(wake) = self.events.wake.get().filter(|_| enabled) {
+            wake.set();
+        }
     }
 
     fn set_queue_info(&self, desc_table: u64, avail: u64, used: u64) -> Result<(), Error> {
@@ -274,7 +286,7 @@ mod tests {
     use vm_memory::GuestMemoryMmap;
 
     use super::*;
-    use crate::backend::wait::{poller::BATCH, wake::Wake};
+    use crate::backend::wait::poller::BATCH;
 
     fn woken(epoll: RawFd) -> usize {
         let mut events = [Event { events: 0, data: 0 }; BATCH];

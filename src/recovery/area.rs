@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
+//! The bytes of the area.
+
+use std::sync::{
+    atomic::{fence, AtomicU64, Ordering},
+    Arc,
+};
+
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+
+use super::{
+    error::AreaError,
+    layout::{Layout, WORD},
+};
+
+/// An area in mapped memory.
+#[derive(Clone)]
+pub struct Area {
+    memory: Arc<MmapRegion>,
+    offset: usize,
+}
+
+impl Area {
+    /// The area that begins at `offset` of `memory` and has so many bytes. There must be as many as
+    /// `layout` says.
+    pub fn new(
+        memory: Arc<MmapRegion>,
+        (offset, room): (u64, u64),
+        layout: &Layout,
+    ) -> Result<Self, AreaError> {
+        let place = AreaError::Place(offset);
+        let end = offset.checked_add(room).ok_or(place)?;
+        if offset % crate::wire::RECOVERY_ALIGN != 0 || end > memory.size() as u64 {
+            return Err(place);
+        }
+        if room < layout.room() {
+            return Err(AreaError::Room {
+                found: room,
+                needed: layout.room(),
+            });
+        }
+        let offset = usize::try_from(offset).map_err(|_| place)?;
+        Ok(Self { memory, offset })
+    }
+
+    fn word(&self, index: usize) -> Option<&AtomicU64> {
+        self.memory.get_atomic_ref(self.offset + index * WORD).ok()
+    }
+
+    /// A word; 0 if there is none.
+    pub fn load(&self, index: usize) -> u64 {
+        let word = self.word(index);
+        u64::from_le(word.map_or(0, |word| word.load(Ordering::Relaxed)))
+    }
+
+    /// Stores a word.
+    pub fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.word(index) {
+            super::point("store");
+            word.store(value.to_le(), Ordering::Relaxed);
+        }
+    }
+
+    /// What has been stored is in the memory before what is stored from now on.
+    ///
+    /// The process can end in between, and the memory is looked at when it has ended.
+    pub fn barrier(&self) {
+        fence(Ordering::Release);
+    }
+
+    /// A range of bytes.
+    pub fn bytes(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
+        self.memory.get_slice(self.offset + offset, len).ok()
+    }
+}
