@@ -476,6 +476,13 @@ impl Vm {
         }
     }
 
+    /// Whether every command of the guest has taken effect.
+    fn caught_up(&self) -> bool {
+        let taken = self.memory.portal_taken().unwrap();
+        let has = |number: Option<u64>| number.is_some_and(|number| number <= taken);
+        self.commands.iter().all(|(number, _)| has(*number))
+    }
+
     fn seen(&self) -> bool {
         self.faults.values().all(|fault| fault.seen)
     }
@@ -690,6 +697,8 @@ fn test_kills_at_random_places_under_load_lose_and_double_nothing() {
                     vm.stall_term(device);
                 }
                 vm.answer_withheld();
+                // A fault that comes before the command would be meant by it.
+                vm.until("commands", Vm::caught_up);
                 vm.until("answers", Vm::answered);
             }
             _ => {
