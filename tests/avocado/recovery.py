@@ -12,13 +12,16 @@ from collections import Counter
 
 from avocado_vsva import VsvaTest, migration
 from avocado_vsva.backend import StartedByQemu
+from avocado_vsva.latency import Latency
 from avocado_vsva.process import children
 from avocado_vsva.trace import read_trace
 
 # Whatever else the machine does: only what never comes is to be found.
 HANG = 120
+NOISE = 8
 PATIENT = {"drain-timeout": 120000, "recovery-timeout": 120000}
 KILLS = int(os.environ.get("VSVA_KILLS", "30"))
+MIGRATIONS = int(os.environ.get("VSVA_MIGRATIONS", "6"))
 SEED = int(os.environ.get("VSVA_SEED", "1"))
 
 
@@ -32,6 +35,14 @@ class Recovery(VsvaTest):
     def new_recovering_vm(self, name="source", vsva=None, **options):
         backend = StartedByQemu(self.environment.backend)
         vm = self.new_vm(name, backend=backend, vsva={**PATIENT, **(vsva or {})}, **options)
+        return self.recoverable(vm)
+
+    def new_reconnecting_vm(self, vsva):
+        backend = self.new_backend("source")
+        backend.reconnect_ms = 50
+        return backend, self.recoverable(self.new_vm("source", backend=backend, vsva=vsva)).boot()
+
+    def recoverable(self, vm):
         if not vm.qmp.cmd("query-vsva")[0]["recoverable"]:
             self.skipTest("the back-end does not offer recovery")
         return vm
@@ -46,10 +57,10 @@ class Recovery(VsvaTest):
             self.assertLess(time.monotonic(), deadline, "no back-end has been started again")
             time.sleep(0.001)
 
-    def kill(self, vm, complete=True):
+    def kill(self, vm, complete=True, by=signal.SIGKILL):
         """Kill its back-end, and wait until another one goes on."""
         since = len(vm.qmp.events)
-        os.kill(self.backend_of(vm), signal.SIGKILL)
+        os.kill(self.backend_of(vm), by)
         vm.qmp.wait("VSVA_BACKEND_AWAY", HANG, since)
         event = vm.qmp.wait("VSVA_BACKEND_RECOVERED", HANG, since).data
         self.assertEqual(event["complete"], complete, event)
@@ -67,17 +78,21 @@ class Recovery(VsvaTest):
         self.assertEqual(vm.qmp.find("VSVA_BACKEND_DISCONNECTED", 0), [])
 
     def assert_each_answered_once(self, vm):
-        """By the device: cookies are given once. An answer may come again, but says the same."""
+        """As the devices see it: cookies are given once. An answer may come again, but says the same."""
         sent, answers = Counter(), {}
         for event in read_trace(vm.trace_path):
+            if event.name not in ("vsva_testdev_fault_sent", "vsva_testdev_response"):
+                continue
+            ids = event.ids()
+            fault = (event.text.split(":")[0], ids["cookie"])
             if event.name == "vsva_testdev_fault_sent":
-                sent[event.ids()["cookie"]] += 1
-            elif event.name == "vsva_testdev_response":
-                ids = event.ids()
-                answers.setdefault(ids["cookie"], set()).add(ids["code"])
-        self.assertEqual(set(sent.values()) - {1}, set())
+                sent[fault] += 1
+            else:
+                answers.setdefault(fault, []).append(ids["code"])
+        self.assertEqual([fault for fault, times in sent.items() if times != 1], [])
         self.assertEqual(set(answers), set(sent))
-        self.assertEqual([cookie for cookie, codes in answers.items() if codes != {0}], [])
+        self.assertEqual([fault for fault, codes in answers.items() if set(codes) != {0}], [])
+        print(f"{len(sent)} faults, {sum(map(len, answers.values())) - len(sent)} answers came again", flush=True)
 
     def test_killed_idle_the_next_one_serves(self):
         vm = self.new_recovering_vm().boot()
@@ -102,21 +117,74 @@ class Recovery(VsvaTest):
         vm.quit()
         self.assert_each_answered_once(vm)
 
+    def test_ended_in_order_with_faults_at_the_guest_each_is_answered_once(self):
+        """As for another version of it."""
+        vm = self.new_recovering_vm().boot()
+        self.hold_faults(vm, 8)
+        self.kill(vm, by=signal.SIGTERM)
+        self.assertEqual(vm.qmp.cmd("query-vsva")[0]["outstanding"], 8)
+        vm.guest.release_faults()
+        self.assert_nothing_lost(vm, 8)
+        vm.quit()
+        self.assert_each_answered_once(vm)
+
     def test_killed_under_load_again_and_again_nothing_is_lost(self):
         """At instants that the seed gives; VSVA_KILLS and VSVA_SEED change them."""
-        vm = self.new_recovering_vm().boot()
+        vm = self.new_recovering_vm(test_devices=2).boot()
         instants = random.Random(SEED)
         print(f"{KILLS} kills, seed {SEED}", flush=True)
         total, took = 0, []
         for _ in range(KILLS):
-            vm.guest.cmd("dma 0 50 src=fresh dst=fresh")
-            total += 50
+            for device in (0, 1):
+                vm.guest.cmd(f"dma {device} 25 src=fresh dst=fresh")
+                total += 25
             time.sleep(instants.uniform(0, 0.2))
             took.append(self.kill(vm)["away-ms"])
         print(f"away for {min(took)} to {max(took)} ms, {sorted(took)[len(took) // 2]} ms in the middle", flush=True)
         self.assert_nothing_lost(vm, total)
+        self.assert_nothing_lost(vm, total, device=1)
         vm.quit()
         self.assert_each_answered_once(vm)
+
+    def kill_at_once(self, vm):
+        for program in children(vm.process.pid):
+            os.kill(program, signal.SIGKILL)
+
+    def wait_served(self, vm):
+        deadline = time.monotonic() + HANG
+        while not vm.qmp.cmd("query-vsva")[0]["connected"]:
+            self.assertLess(time.monotonic(), deadline, vm.messages())
+            time.sleep(0.01)
+
+    def test_killed_during_migrations_again_and_again_nothing_is_lost(self):
+        """Both back-ends, of two devices each. A migration that fails for it leaves the VM where it was."""
+        vm = self.new_recovering_vm("vm0", test_devices=2).boot()
+        instants = random.Random(SEED)
+        print(f"{MIGRATIONS} migrations, seed {SEED}", flush=True)
+        count, ended = 0, Counter()
+        for number in range(1, MIGRATIONS + 1):
+            other = self.new_recovering_vm(f"vm{number}", incoming=True, test_devices=2)
+            for device in (0, 1):
+                vm.guest.cmd(f"dma {device} 100 src=fresh dst=fresh")
+                count += 100
+            since = self.start_migration(vm, other)
+            for victim in instants.choices((vm, other), k=4):
+                time.sleep(instants.uniform(0, 0.6))
+                self.kill_at_once(victim)
+            status = migration.wait_status(vm, since)
+            ended[status] += 1
+            if status == "completed":
+                migration.resumed_at(other)
+                vm.quit()
+                vm = other
+            else:
+                print(f"migration {number}: {migration.reason(vm)}", flush=True)
+                other.quit()
+            self.wait_served(vm)
+        print(dict(ended), flush=True)
+        self.assertGreater(ended["completed"], 0)
+        self.assert_nothing_lost(vm, count)
+        self.assert_nothing_lost(vm, count, device=1)
 
     def test_killed_while_draining_the_migration_goes_on(self):
         source = self.new_recovering_vm().boot()
@@ -185,10 +253,30 @@ class Recovery(VsvaTest):
         vm.guest.cmd("dma 0 16 src=fresh dst=fresh")
         self.assert_all_done(vm, 16)
 
+    def test_hung_and_thawed_goes_on_itself_and_the_vm_has_hardly_waited(self):
+        backend, vm = self.new_reconnecting_vm({**PATIENT, "queue-size": 16})
+        self.hold_faults(vm, 40)
+        latency = Latency(vm)
+        self.processes.append(latency.close)
+        since = len(vm.qmp.events)
+        backend.freeze()
+        # More answers than the ring has room for: QEMU has to wait, once.
+        vm.guest.release_faults()
+        self.assertTrue(vm.qmp.wait("VSVA_BACKEND_AWAY", HANG, since).data["hung"])
+        # Its kernel accepts the connection all the same.
+        vm.guest.cmd("dma 0 40 src=warm dst=warm")
+        time.sleep(3)
+        self.assertEqual(vm.qmp.find("VSVA_BACKEND_RECOVERED", since), [])
+        backend.thaw()
+        self.assertTrue(vm.qmp.wait("VSVA_BACKEND_RECOVERED", HANG, since).data["complete"])
+        self.assert_nothing_lost(vm, 80)
+        longest = latency.close()
+        print(f"longest latency {longest}, bound 1 s", flush=True)
+        for name, seconds in longest.items():
+            self.assertLess(seconds, 1 + NOISE, f"{name}: {longest}")
+
     def test_nobody_comes_in_time_the_vm_goes_on_without(self):
-        backend = self.new_backend("source")
-        backend.reconnect_ms = 50
-        vm = self.new_vm("source", backend=backend, vsva={"recovery-timeout": 2000}).boot()
+        backend, vm = self.new_reconnecting_vm({"recovery-timeout": 2000})
         self.hold_faults(vm, 2)
         since = len(vm.qmp.events)
         backend.kill()

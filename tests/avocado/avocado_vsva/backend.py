@@ -18,7 +18,12 @@ class StartedByQemu:
 
 
 class Backend:
-    """Started at once; ready (socket bound, listening) when the constructor returns."""
+    """
+    Started at once; ready (socket bound, listening) when the constructor returns. With reconnect_ms, QEMU connects
+    again when the connection has ended.
+    """
+
+    reconnect_ms = None
 
     def __init__(self, binary, name, folder, sockets, options=()):
         self.name = name
