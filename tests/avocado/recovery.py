@@ -275,6 +275,43 @@ class Recovery(VsvaTest):
         for name, seconds in longest.items():
             self.assertLess(seconds, 1 + NOISE, f"{name}: {longest}")
 
+    def test_answered_while_there_is_none_the_next_one_answers(self):
+        backend, vm = self.new_reconnecting_vm(PATIENT)
+        self.hold_faults(vm, 8)
+        since = len(vm.qmp.events)
+        backend.kill()
+        vm.qmp.wait("VSVA_BACKEND_AWAY", HANG, since)
+        vm.guest.release_faults()
+        # The guest has answered, and goes on; only the DMAs wait.
+        deadline = time.monotonic() + HANG
+        while vm.guest.cmd("waiters")["waiters"]:
+            self.assertLess(time.monotonic(), deadline)
+        vm.guest.cmd("dma 0 8 src=fresh dst=fresh")
+        self.assertEqual(vm.guest.cmd("status 0")["device"]["completed"], 0)
+        self.new_backend("source")
+        event = vm.qmp.wait("VSVA_BACKEND_RECOVERED", HANG, since).data
+        self.assertEqual((event["complete"], event["commands"]), (True, 8))
+        self.assert_nothing_lost(vm, 16)
+        vm.quit()
+        self.assert_each_answered_once(vm)
+
+    def test_reset_around_a_kill_leaves_nothing_behind(self):
+        vm = self.new_recovering_vm(test_devices=2).boot()
+        instants = random.Random(SEED)
+        for _ in range(3):
+            self.hold_faults(vm, 4)
+            vm.guest.cmd("dma 1 50 src=fresh dst=fresh")
+            since, lines = len(vm.qmp.events), len(vm.guest.lines)
+            self.kill_at_once(vm)
+            time.sleep(instants.uniform(0, 0.1))
+            vm.qmp.cmd("system_reset")
+            vm.guest.wait_ready(HANG, lines)
+            vm.qmp.wait("VSVA_BACKEND_RECOVERED", HANG, since)
+            for device in (0, 1):
+                vm.guest.cmd(f"dma {device} 16 src=fresh dst=fresh")
+            self.assert_nothing_lost(vm, 32)
+            self.assert_nothing_lost(vm, 32, device=1)
+
     def test_nobody_comes_in_time_the_vm_goes_on_without(self):
         backend, vm = self.new_reconnecting_vm({"recovery-timeout": 2000})
         self.hold_faults(vm, 2)
