@@ -27,15 +27,19 @@ class PassthroughTest(VsvaTest):
     def setUp(self):
         super().setUp()
         self.host = Host(HostEnvironment.load(), self.folder, self.devices, self.driver_options)
-        self.processes.append(self.host.off)
+        self.trouble = []
+        self.processes.append(self.end_host)
+
+    def end_host(self):
+        """After all that runs in it."""
+        self.trouble = self.host.trouble()
+        self.failed = self.failed or bool(self.trouble)
+        self.host.off()
 
     def tearDown(self):
-        trouble = self.host.trouble()
-        if trouble:
-            self.failed = True
         super().tearDown()
-        if trouble:
-            self.fail(f"the host's kernel says: {trouble[0]}; logs: {self.folder}")
+        if self.trouble:
+            self.fail(f"the host: {self.trouble[0]}; logs: {self.folder}")
 
     def new_backend(self, name, *options):
         backend = RemoteBackend(self.host, f"{name}-backend", self.folder, options)

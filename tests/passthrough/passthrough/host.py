@@ -134,8 +134,10 @@ class Host:
         return f"backend{next(self._backends)}"
 
     def trouble(self):
-        """What the kernel has said of its own mistakes."""
-        return [line for line in self.console.all() if TROUBLE.search(line)]
+        """What the kernel has said of its own mistakes; also that the machine has gone."""
+        lines = [line for line in self.console.all() if TROUBLE.search(line)]
+        status = self.process.poll()
+        return lines + ([] if status is None else [f"its QEMU has ended with status {status}"])
 
     def off(self):
         process.kill(self.process)

@@ -11,6 +11,9 @@ from avocado_vsva.journal import Journal, LineReader
 
 from . import environment
 
+# An emulated host is slow to end a program whose memory is pinned.
+WAIT_AT_LEAST = 60
+
 
 class RemoteProcess:
     """What of subprocess.Popen is used."""
@@ -37,6 +40,7 @@ class RemoteProcess:
         return self.returncode
 
     def wait(self, timeout):
+        timeout = max(timeout, WAIT_AT_LEAST)
         if self.poll() is None:
             try:
                 self._take(self._host.replies.wait(self._ended, f"process {self.pid} to end", timeout)[1])
