@@ -5,7 +5,7 @@ from avocado_vsva import migration
 
 from passthrough import PassthroughTest
 
-NO_DEADLINE_IN_TEST = {"drain-timeout": 240000}
+AT_ONCE = 8
 
 
 class PassthroughFaults(PassthroughTest):
@@ -23,22 +23,44 @@ class PassthroughFaults(PassthroughTest):
         vm.quit()
         self.assertGreaterEqual(self.assert_stalls_ended_once().retried, faults)
 
-    def migrate_with_faults(self, count):
-        source, destination = self.new_pair(vsva=NO_DEADLINE_IN_TEST)
-        self.hold_faults(source, count)
+    def test_migration_in_the_order_of_plain_qemu_fails_with_a_fault_outstanding(self):
+        """The vCPUs stop first, so nobody answers the fault, and the device cannot be stopped any more."""
+        source, destination = self.new_pair(vsva={"x-unsafe-no-drain": "on"})
+        self.hold_faults(source, 1)
         since = self.start_migration(source, destination)
-        source.qmp.wait("VSVA_DRAIN_STARTED", 120, since)
-        self.assertEqual(source.qmp.cmd("query-vsva")[0]["outstanding"], count)
-        source.guest.release_faults()
-        self.assertEqual(migration.wait_status(source, since, timeout=180), "completed", migration.reason(source))
-        self.assert_drained_before_stop(source, since)
-        self.assert_all_done(destination, count)
-        destination.guest.cmd("dma 0 8 src=fresh dst=fresh")
-        self.assert_all_done(destination, count + 8)
-        self.assert_stalls_ended_once()
+        self.assertEqual(migration.wait_status(source, since), "failed")
+        self.assertEqual(source.qmp.find("VSVA_DRAIN_STARTED", since), [])
+        self.assertTrue([line for line in self.host.console.all() if "not stopped: -ETIMEDOUT" in line])
 
-    def test_migration_with_one_fault_outstanding_drains_before_stop(self):
-        self.migrate_with_faults(1)
 
-    def test_migration_with_64_faults_outstanding_drains_before_stop(self):
-        self.migrate_with_faults(64)
+class OneDevice(PassthroughTest):
+    """
+    What is done to a VM, and how the next one finds the device.
+
+    :avocado: tags=arch:aarch64,machine:virt,device:vfio-pci,device:vhost-user-vsva,faults
+    """
+
+    devices = 1
+
+    def assert_served(self, name):
+        vm = self.new_vm(name, backend=self.new_backend(name)).boot()
+        vm.guest.cmd("dma 0 16 src=fresh dst=fresh")
+        self.assert_all_done(vm, 16)
+
+    def new_vm_with_faults(self):
+        backend = self.new_backend("first")
+        vm = self.new_vm("first", backend=backend).boot()
+        self.hold_faults(vm, AT_ONCE)
+        return vm, backend
+
+    def test_qemu_killed_with_faults_outstanding_leaves_the_device_to_the_next_one(self):
+        vm, backend = self.new_vm_with_faults()
+        vm.kill()
+        backend.stop()
+        self.assert_served("second")
+
+    def test_qemu_and_backend_killed_with_faults_outstanding_leave_the_device_to_the_next_ones(self):
+        vm, backend = self.new_vm_with_faults()
+        backend.kill()
+        vm.kill()
+        self.assert_served("second")

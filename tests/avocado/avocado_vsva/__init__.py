@@ -47,6 +47,7 @@ class VsvaTest(avocado.Test):
     """
 
     timeout = 300
+    migration_parameters = None
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
@@ -115,6 +116,10 @@ class VsvaTest(avocado.Test):
 
     def uri(self, destination):
         return f"unix:{self.sockets / destination.name}-migration.sock"
+
+    def state_uri(self):
+        """Where the state of a VM that is saved is kept."""
+        return f"file:{self.sockets}/state"
 
     def start_migration(self, source, destination, parameters=None, **capabilities):
         return migration.start(source, destination, self.uri(destination), parameters, **capabilities)

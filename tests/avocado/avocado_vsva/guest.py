@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 
+from . import journal
 from .journal import Journal, LineReader
 
 COMMAND_TIMEOUT = 30
@@ -64,7 +65,7 @@ class Guest:
 
     def wait(self, what, timeout=30):
         """Wait in the guest for "idle", "completed=N" or "waiters=N"."""
-        return self.cmd(f"wait {what} timeout={int(timeout * 1000)}", timeout + 10)
+        return self.cmd(f"wait {what} timeout={int(timeout * 1000 * journal.PATIENCE)}", timeout + 10)
 
     def verify(self):
         """Every finished request: data, checksum, executed once, in order."""

@@ -6,6 +6,10 @@ import threading
 import time
 
 
+# What each limit is multiplied by, where all takes longer.
+PATIENCE = 1
+
+
 class WaitError(Exception):
     """What was waited for did not come."""
 
@@ -40,7 +44,7 @@ class Journal:
     def wait_end(self, timeout):
         """Wait until the source has ended."""
         with self._changed:
-            if not self._changed.wait_for(lambda: self._ended is not None, timeout):
+            if not self._changed.wait_for(lambda: self._ended is not None, timeout * PATIENCE):
                 raise WaitError(f"{self.name}: it has not ended within {timeout:g} s")
 
     def _find(self, match, since):
@@ -51,7 +55,7 @@ class Journal:
 
     def wait(self, match, what, timeout, since=0):
         """Index and record of the first record from `since` on for which match() is true."""
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * PATIENCE
         with self._changed:
             looked_at = since
             while True:

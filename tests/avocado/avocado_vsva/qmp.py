@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from qemu.qmp import QMPClient
 from qemu.qmp.qmp_client import ExecuteError
 
+from . import journal
 from .journal import Journal, WaitError
 
 COMMAND_TIMEOUT = 30
@@ -37,7 +38,7 @@ class Qmp:
     def _call(self, coroutine, timeout):
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
-            return future.result(timeout)
+            return future.result(timeout * journal.PATIENCE)
         except TimeoutError:
             future.cancel()
             raise WaitError(f"{self.name}: no answer on QMP within {timeout:g} s") from None

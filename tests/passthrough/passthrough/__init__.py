@@ -4,7 +4,7 @@ Base class of the end-to-end tests with a passed-through device: real vfio-pci, 
 machine that stands for the host. Bodies are those of the tests with an emulated device wherever they make sense.
 """
 
-from avocado_vsva import VsvaTest
+from avocado_vsva import VsvaTest, journal
 
 from .environment import HostEnvironment
 from .guest_vm import GuestVm
@@ -12,7 +12,7 @@ from .host import Host
 from .remote import RemoteBackend
 from .witness import account
 
-DOWNTIME = {"downtime-limit": 30000, "avail-switchover-bandwidth": 1 << 30}
+PATIENCE = 6
 
 
 class PassthroughTest(VsvaTest):
@@ -20,19 +20,22 @@ class PassthroughTest(VsvaTest):
     :avocado: tags=arch:aarch64,machine:virt,vsva,passthrough
     """
 
-    timeout = 420
+    timeout = 900
+    # What a device has to save counts as downtime, which emulation makes longer than QEMU's default allows.
+    migration_parameters = {"downtime-limit": 30000, "avail-switchover-bandwidth": 1 << 30}
     devices = 2
     driver_options = ""
 
     def setUp(self):
+        journal.PATIENCE = PATIENCE
         super().setUp()
         self.host = Host(HostEnvironment.load(), self.folder, self.devices, self.driver_options)
         self.trouble = []
         self.processes.append(self.end_host)
 
     def end_host(self):
-        """After all that runs in it."""
-        self.trouble = self.host.trouble()
+        """After all that runs in it: no fault of any of them waits any more."""
+        self.trouble = self.host.trouble() + account(self.host.trace_path).complaints(None)
         self.failed = self.failed or bool(self.trouble)
         self.host.off()
 
@@ -61,8 +64,11 @@ class PassthroughTest(VsvaTest):
         return counted
 
     def start_migration(self, source, destination, parameters=None, **capabilities):
-        """What a device has to save counts as downtime, which emulation makes longer than QEMU's default allows."""
-        return super().start_migration(source, destination, {**DOWNTIME, **(parameters or {})}, **capabilities)
+        parameters = {**self.migration_parameters, **(parameters or {})}
+        return super().start_migration(source, destination, parameters, **capabilities)
+
+    def state_uri(self):
+        return "file:/run/state"
 
     def uri(self, destination):
         return f"unix:/run/{destination.name}-migration.sock"
