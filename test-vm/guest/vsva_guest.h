@@ -15,6 +15,8 @@
 #define VSVA_IOC_HOLD		_IOW('v', 0xa1, __u32)
 /* The number of faults that wait now. */
 #define VSVA_IOC_WAITERS	_IOR('v', 0xa2, __u32)
+/* The number of interrupts that the device has raised. */
+#define VSVA_IOC_INTERRUPTS	_IOR('v', 0xa3, __u32)
 
 #define VSVA_MMAP_PORTAL	0x000000000ULL
 #define VSVA_MMAP_HELD		0x100000000ULL

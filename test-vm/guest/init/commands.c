@@ -9,6 +9,7 @@
 #include "check.h"
 #include "dirty.h"
 #include "load.h"
+#include "mmio.h"
 #include "wait.h"
 
 #define LENGTH_DEFAULT 4096
@@ -216,6 +217,18 @@ static const char *command_finish(const struct words *words,
     return error;
 }
 
+static const char *command_peek(const struct words *words, struct reply *reply)
+{
+    struct device *device;
+    const char *error = parse_device(words, 1, &device);
+
+    if (!error) {
+        reply_bool(reply, "ok", true);
+        reply_number(reply, "word", mmio_read64(device->portal));
+    }
+    return error;
+}
+
 static const char *command_hold(const struct words *words, struct reply *reply)
 {
     bool on = words_has(words, "on");
@@ -282,6 +295,7 @@ static void reply_device(struct reply *reply, const struct device *device)
     reply_number(reply, "status", device_reg(device, REG_STATUS));
     reply_number(reply, "next", device_reg(device, REG_NEXT));
     reply_number(reply, "inflight", device_reg(device, REG_INFLIGHT));
+    reply_number(reply, "interrupts", device_interrupts(device));
     for (unsigned int i = 0; i < sizeof(counters) / sizeof(counters[0]); i++) {
         reply_number(reply, counters[i].name,
                      device_counter(device, counters[i].offset));
@@ -386,7 +400,8 @@ static const struct {
 } commands[] = {
     { "hello", command_hello }, { "dma", command_dma },
     { "load", command_load }, { "half", command_half },
-    { "finish", command_finish }, { "hold", command_hold },
+    { "finish", command_finish }, { "peek", command_peek },
+    { "hold", command_hold },
     { "waiters", command_waiters }, { "dirty", command_dirty },
     { "status", command_status }, { "verify", command_verify },
     { "poweroff", command_poweroff },

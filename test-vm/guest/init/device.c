@@ -76,6 +76,14 @@ int devices_open(const char **error)
     return 0;
 }
 
+uint32_t device_interrupts(const struct device *device)
+{
+    uint32_t count = 0;
+
+    ioctl(device->fd, VSVA_IOC_INTERRUPTS, &count);
+    return count;
+}
+
 uint32_t device_reg(const struct device *device, unsigned int offset)
 {
     return mmio_read32(&device->regs[offset / 4]);

@@ -63,6 +63,8 @@ extern unsigned int device_count;
 int devices_open(const char **error);
 
 uint32_t device_reg(const struct device *device, unsigned int offset);
+/* What the device has raised. */
+uint32_t device_interrupts(const struct device *device);
 uint64_t device_counter(const struct device *device, unsigned int offset);
 
 uint32_t device_unfinished(struct device *device);

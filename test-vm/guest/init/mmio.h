@@ -21,6 +21,14 @@ static inline void mmio_write32(volatile uint32_t *where, uint32_t value)
     __asm__ volatile("str %w0, [%1]" : : "rZ"(value), "r"(where) : "memory");
 }
 
+static inline uint64_t mmio_read64(const volatile uint64_t *where)
+{
+    uint64_t value;
+
+    __asm__ volatile("ldr %x0, [%1]" : "=r"(value) : "r"(where) : "memory");
+    return value;
+}
+
 static inline uint32_t mmio_read32(const volatile uint32_t *where)
 {
     uint32_t value;

@@ -7,6 +7,7 @@
 #include <linux/dma-mapping.h>
 #include <linux/highmem.h>
 #include <linux/idr.h>
+#include <linux/interrupt.h>
 #include <linux/iommu.h>
 #include <linux/miscdevice.h>
 #include <linux/mm.h>
@@ -27,6 +28,7 @@ struct vsva_device {
 	struct miscdevice misc;
 	char name[16];
 	int minor;
+	atomic_t interrupts;
 };
 
 struct vsva_file {
@@ -125,6 +127,9 @@ static long vsva_ioctl(struct file *filp, unsigned int cmd, unsigned long arg)
 		return 0;
 	case VSVA_IOC_WAITERS:
 		return put_user((u32)atomic_read(&vf->waiters), uarg);
+	case VSVA_IOC_INTERRUPTS:
+		value = atomic_read(&vf->vdev->interrupts);
+		return put_user(value, uarg);
 	default:
 		return -ENOTTY;
 	}
@@ -221,6 +226,25 @@ static void vsva_disable_sva(struct device *dev)
 	iommu_dev_disable_feature(dev, IOMMU_DEV_FEAT_IOPF);
 }
 
+static irqreturn_t vsva_interrupt(int irq, void *data)
+{
+	struct vsva_device *vdev = data;
+
+	atomic_inc(&vdev->interrupts);
+	return IRQ_HANDLED;
+}
+
+/* It may have none. */
+static int vsva_count_interrupts(struct vsva_device *vdev)
+{
+	struct pci_dev *pdev = vdev->pdev;
+
+	if (pci_alloc_irq_vectors(pdev, 1, 1, PCI_IRQ_MSI) < 0)
+		return 0;
+	return devm_request_irq(&pdev->dev, pci_irq_vector(pdev, 0),
+				vsva_interrupt, 0, vdev->name, vdev);
+}
+
 static int vsva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 {
 	struct device *dev = &pdev->dev;
@@ -250,6 +274,9 @@ static int vsva_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 		goto disable_sva;
 	}
 	snprintf(vdev->name, sizeof(vdev->name), "vsva%d", vdev->minor);
+	ret = vsva_count_interrupts(vdev);
+	if (ret)
+		goto free_id;
 	vdev->misc.minor = MISC_DYNAMIC_MINOR;
 	vdev->misc.name = vdev->name;
 	vdev->misc.parent = dev;

@@ -5,6 +5,7 @@
  * answer its page faults can prevent.
  */
 #include <linux/debugfs.h>
+#include <linux/delay.h>
 #include <linux/module.h>
 #include <linux/pci.h>
 
@@ -70,8 +71,15 @@ static int vsva_get_region_info(struct vfio_device *vdev,
 static ssize_t vsva_read(struct vfio_device *vdev, char __user *buf,
 			 size_t count, loff_t *pos)
 {
-	if (is_hidden(VFIO_PCI_OFFSET_TO_INDEX(*pos)))
+	struct vsva_vf *vf = vsva_vf_of(vdev);
+	u64 index = VFIO_PCI_OFFSET_TO_INDEX(*pos);
+
+	if (is_hidden(index))
 		return -EINVAL;
+	while (index == VSVA_BAR_PORTAL && READ_ONCE(vf->fail.read)) {
+		if (msleep_interruptible(1))
+			return -EINTR;
+	}
 	return vfio_pci_core_read(vdev, buf, count, pos);
 }
 
@@ -129,6 +137,7 @@ static void vsva_debugfs_init(struct vsva_vf *vf)
 	if (!IS_ENABLED(CONFIG_VFIO_DEBUGFS))
 		return;
 	debugfs_create_bool("fail_stop", 0600, root, &vf->fail.stop);
+	debugfs_create_bool("fail_read", 0600, root, &vf->fail.read);
 	debugfs_create_bool("fail_save", 0600, root, &vf->fail.save);
 	debugfs_create_bool("fail_write", 0600, root, &vf->fail.write);
 	debugfs_create_bool("fail_load", 0600, root, &vf->fail.load);

@@ -48,6 +48,7 @@ struct vsva_stream {
 /* To be injected, by files in debugfs. */
 struct vsva_failures {
 	bool stop;		/* the engine seems never to be quiet */
+	bool read;		/* of the portal: waits for as long as it is set */
 	bool save;
 	bool write;		/* of the state, by user space */
 	bool load;
