@@ -9,6 +9,8 @@ from avocado_vsva.stop_bodies import StopBodies
 from passthrough import PassthroughTest
 
 LONG = {"drain-timeout": 240000}
+WAIT = 0.5
+NOT_STOPPED = "not stopped: -110"
 
 
 class PassthroughDrain(DrainBodies, PassthroughTest):
@@ -17,10 +19,63 @@ class PassthroughDrain(DrainBodies, PassthroughTest):
     """
 
     devices = 4
-    driver_options = "stop_timeout_ms=240000"
+    # VFIO migrates several devices only if they have P2P.
+    driver_options = "stop_timeout_ms=240000 p2p=1"
     no_deadline = LONG
     load_rate = 500
     load_memory = "src=warm dst=warm"
+
+
+    def test_read_of_a_trapped_portal_that_waits_holds_nobody_else(self):
+        source, destination = self.new_pair(vsva=self.no_deadline)
+        self.hold_faults(source, 1)
+        since = self.start_migration(source, destination)
+        self.assert_waits_for_answer(source, since)
+        self.host.inject(source.functions[0], "read")
+        number = source.guest.tell("peek 0")
+
+        def is_answer(line):
+            return line.get("id") == number
+
+        self.assertIsNone(source.guest.lines.absent(is_answer, WAIT))
+        self.assertEqual(source.qmp.cmd("query-vsva")[0]["outstanding"], 1)
+        self.host.inject(source.functions[0], "read", False)
+        self.assertTrue(source.guest.lines.wait(is_answer, "the word", 60)[1]["ok"])
+        source.guest.release_faults()
+        self.assert_migrated(source, destination, since)
+        self.assert_all_done(destination, 1)
+
+
+class ImpatientDriver(PassthroughTest):
+    """
+    The driver gives up to stop the device long before the guest answers.
+
+    :avocado: tags=arch:aarch64,machine:virt,device:vfio-pci,device:vhost-user-vsva,migration
+    """
+
+    driver_options = "stop_timeout_ms=300"
+
+    def test_driver_that_gives_up_is_asked_again_until_the_guest_has_answered(self):
+        source, destination = self.new_pair(vsva=LONG)
+        self.hold_faults(source, 4)
+        since = self.start_migration(source, destination)
+        source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
+        line = 0
+        for _ in range(3):
+            line = self.host.console.wait(lambda line: NOT_STOPPED in line, NOT_STOPPED, 60, line)[0] + 1
+        source.guest.cmd("dma 0 10 src=fresh dst=fresh")
+        source.guest.release_faults()
+        self.assert_migrated(source, destination, since)
+        self.assert_drained_before_stop(source, since)
+        self.assert_all_done(destination, 14)
+
+
+class ImpatientDriverWithPreCopy(ImpatientDriver):
+    """
+    :avocado: tags=arch:aarch64,machine:virt,device:vfio-pci,device:vhost-user-vsva,migration
+    """
+
+    driver_options = "stop_timeout_ms=300 p2p=1 pre_copy=1"
 
 
 class PassthroughFailure(FailureBodies, PassthroughTest):

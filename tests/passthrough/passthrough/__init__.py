@@ -25,11 +25,13 @@ class PassthroughTest(VsvaTest):
     migration_parameters = {"downtime-limit": 30000, "avail-switchover-bandwidth": 1 << 30}
     devices = 2
     driver_options = ""
+    hardware = ""
 
     def setUp(self):
         journal.PATIENCE = PATIENCE
         super().setUp()
-        self.host = Host(HostEnvironment.load(), self.folder, self.devices, self.driver_options)
+        self.host = Host(HostEnvironment.load(), self.folder, self.devices, self.driver_options,
+                         self.hardware)
         self.trouble = []
         self.processes.append(self.end_host)
 

@@ -13,8 +13,8 @@ WITNESS_PATTERNS = ("smmuv3_stall*", "smmuv3_cmd_resume*", "smmuv3_cmd_stall*")
 VFIO_PATTERNS = ("vfio_migration_set_state", "vfio_vmstate_change*")
 
 
-def host(found, fds, devices, trace_path, clock):
-    """fds: descriptors of connected sockets, by the names of the ports; that of the console among them."""
+def host(found, fds, devices, device, trace_path, clock):
+    """device: properties of each test device. fds: descriptors of connected sockets, by the names of the ports; that of the console among them."""
     words = [found.qemu, "-name", "l1,debug-threads=on", "-msg", "timestamp=on",
              "-M", "virt,virtualization=on,iommu=smmuv3,gic-version=3", "-cpu", "cortex-a76",
              "-accel", "tcg,thread=multi", "-smp", "2", "-m", "2048",
@@ -26,7 +26,7 @@ def host(found, fds, devices, trace_path, clock):
     for pattern in WITNESS_PATTERNS:
         words += ["-trace", pattern]
     for number in range(devices):
-        words += ["-device", f"vsva-testdev,id=td{number},addr={FIRST_DEVICE + number:#x}"]
+        words += ["-device", f"vsva-testdev,id=td{number},addr={FIRST_DEVICE + number:#x}{device}"]
     return words + ports(fds)
 
 

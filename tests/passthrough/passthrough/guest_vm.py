@@ -11,8 +11,9 @@ from avocado_vsva.vm import Vm, VmError
 
 from . import command_line, environment
 
-START_TIMEOUT = 120
-BOOT_TIMEOUT = 120
+GREETING_TIMEOUT = 180
+START_TIMEOUT = 30
+BOOT_TIMEOUT = 60
 # Its dirty tracking by the IOMMU is not what is tested.
 MIGRATABLE = {"enable-migration": "on", "x-pre-copy-dirty-page-tracking": "off"}
 
@@ -57,12 +58,12 @@ class GuestVm(Vm):
 
     def _wait_greeting(self, port):
         """It may also end before. The greeting comes before the devices are there, so the first answer takes longer."""
-        for _ in range(START_TIMEOUT):
+        for _ in range(GREETING_TIMEOUT):
             if select.select([port], [], [], 1)[0]:
                 return
             if self.process.poll() is not None:
                 raise VmError(f"it has ended with status {self.process.returncode}")
-        raise VmError(f"no greeting within {START_TIMEOUT} s")
+        raise VmError(f"no greeting within {GREETING_TIMEOUT} s")
 
     def messages(self):
         if not self._kept:

@@ -13,8 +13,8 @@ from avocado_vsva.journal import Journal, LineReader
 from . import command_line, environment
 from .remote import RemoteProcess
 
-BOOT_TIMEOUT = 180
-REQUEST_TIMEOUT = 60
+BOOT_TIMEOUT = 60
+REQUEST_TIMEOUT = 30
 SLOTS = 6
 CHANNELS = ("qmp", "console", "guest")
 # What a kernel prints when it has found a mistake of its own.
@@ -29,7 +29,7 @@ class HostError(Exception):
 class Host:
     """Booted, with the variant driver loaded, when the constructor returns."""
 
-    def __init__(self, host_environment, folder, devices=2, driver_options=""):
+    def __init__(self, host_environment, folder, devices=2, driver_options="", device=""):
         self.folder = folder
         self.console = Journal("L1 console")
         self.trace_path = folder / "l1-trace.log"
@@ -38,7 +38,7 @@ class Host:
         names = ["org.vsva.host", *self._port_names()]
         pairs = {name: socket.socketpair() for name in ("console", *names)}
         command = command_line.host(host_environment, {name: pair[1].fileno() for name, pair in pairs.items()},
-                                    devices, self.trace_path, int(time.time()))
+                                    devices, device, self.trace_path, int(time.time()))
         self.process = process.start(command, folder / "l1-qemu.log", [pair[1].fileno() for pair in pairs.values()])
         for _, theirs in pairs.values():
             theirs.close()
