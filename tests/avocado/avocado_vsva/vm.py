@@ -23,6 +23,8 @@ class Vm:
     smmu: properties of the emulated SMMUv3; vsva: properties of the vhost-user-vsva devices.
     """
 
+    quit_timeout = 30
+
     def __init__(self, environment, name, folder, *, backend=None, backends=None, test_devices=1, smmu=None,
                  vsva=None, incoming=False, memory_mib=256):
         self.name = name
@@ -74,7 +76,7 @@ class Vm:
     def quit(self):
         if self.process.poll() is None:
             try:
-                self.qmp.cmd("quit")
+                self.qmp.cmd("quit", self.quit_timeout)
                 self.process.wait(10)
             except Exception:  # pylint: disable=broad-except
                 pass           # killed below

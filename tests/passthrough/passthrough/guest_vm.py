@@ -24,6 +24,9 @@ class GuestVm(Vm):
     the guest is that of all other tests.
     """
 
+    # One that has just ended by itself does not answer, and its port stays open.
+    quit_timeout = 3
+
     def __init__(self, host, name, folder, *, backend=None, test_devices=1, smmu=None, vsva=None, incoming=False,
                  memory_mib=256, driver="vsva_vfio_pci", device=None):  # pylint: disable=super-init-not-called
         self.name = name
