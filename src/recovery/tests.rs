@@ -337,7 +337,7 @@ fn test_area_of_another_version_or_other_limits_or_too_small_is_refused() {
 
     assert_eq!(version, "area: layout version 9, not 1");
     assert_eq!(limits, "area: --max-faults was 5");
-    assert_eq!(magic, "area: magic 0x5643455241535600");
+    assert_eq!(magic, "area: magic 0x5643455241565300");
     let needed = AreaError::Room {
         found: room - 1,
         needed: room,

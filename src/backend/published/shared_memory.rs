@@ -59,7 +59,7 @@ pub enum SharedMemoryError {
         found: u64,
     },
     /// Request and header disagree.
-    #[error("header: {header} B, not {request}")]
+    #[error("header {header}, not {request}")]
     SizeDiffers {
         /// Size in the header.
         header: u64,
@@ -398,7 +398,7 @@ mod tests {
             (Errno::PROTO, "header: 63 bytes long, less than 64", |h| {
                 h.header_size.set(63);
             }),
-            (Errno::MSGSIZE, "header: 4096 B, not 8192", |h| {
+            (Errno::MSGSIZE, "header 4096, not 8192", |h| {
                 h.total_size.set(4096);
             }),
             (Errno::PROTO, "no status block at 0x0+0x100", |h| {
