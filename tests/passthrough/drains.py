@@ -103,3 +103,5 @@ class PassthroughStop(StopBodies, PassthroughTest):
     """
     :avocado: tags=arch:aarch64,machine:virt,device:vfio-pci,device:vhost-user-vsva,stop
     """
+
+    requests = 2

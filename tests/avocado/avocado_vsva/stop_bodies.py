@@ -11,6 +11,8 @@ IMPATIENT = {"stop-timeout": 500, "drain-timeout": 60000}
 
 
 class StopBodies:
+    requests = 50   # while the drain waits
+
     def setUp(self):
         super().setUp()
         self.pool = ThreadPoolExecutor(1)
@@ -52,14 +54,14 @@ class StopBodies:
         self.hold_faults(source, 4)
         since, stop = self.begin_stop(source)
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
-        source.guest.cmd("dma 0 50 src=fresh dst=fresh")
+        source.guest.cmd(f"dma 0 {self.requests} src=fresh dst=fresh")
         self.assertIsNone(source.qmp.events.absent(lambda event: event.name == "STOP", 0.3, since))
         source.guest.release_faults()
         stop.result()
         self.assert_drained_before_stop(source, since)
         restored = self.save_and_restore(source, vsva=PATIENT)
         self.assertGreater(restored.qmp.wait("VSVA_RELEASED", 30).data["replayed"], 0)
-        self.assert_all_done(restored, 54)
+        self.assert_all_done(restored, 4 + self.requests)
 
     def test_stop_never_answered_fails_names_the_fault_and_the_vm_goes_on(self):
         source = self.new_source(vsva=IMPATIENT)
