@@ -71,7 +71,7 @@ fn connect(path: &Path) -> UnixStream {
     stream
 }
 
-/// What is said in all to these bytes.
+/// What is said in all to these bytes, as text: a trace is none, but its head is.
 fn say(path: &Path, request: &[u8]) -> String {
     let mut stream = connect(path);
     // It may have been refused before its end.
@@ -82,7 +82,7 @@ fn say(path: &Path, request: &[u8]) -> String {
     while let Ok(count @ 1..) = retry_on_intr(|| stream.read(&mut bytes)) {
         answer.extend_from_slice(&bytes[..count]);
     }
-    String::from_utf8(answer).unwrap()
+    String::from_utf8_lossy(&answer).into_owned()
 }
 
 /// The body of the answer to GET.
