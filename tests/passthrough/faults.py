@@ -59,6 +59,25 @@ class OneDevice(PassthroughTest):
         backend.stop()
         self.assert_served("second")
 
+    def test_backend_killed_with_faults_at_the_guest_is_followed_by_one_that_answers_them(self):
+        backend = self.new_backend("first")
+        backend.reconnect_ms = 50
+        vm = self.new_vm("first", backend=backend, vsva={"recovery-timeout": 120000}).boot()
+        self.assertTrue(vm.qmp.cmd("query-vsva")[0]["recoverable"])
+        self.hold_faults(vm, AT_ONCE)
+        since = len(vm.qmp.events)
+        backend.kill()
+        vm.qmp.wait("VSVA_BACKEND_AWAY", 30, since)
+        self.new_backend("second", follows=backend)
+        self.assertTrue(vm.qmp.wait("VSVA_BACKEND_RECOVERED", 60, since).data["complete"])
+        self.assertEqual(vm.qmp.cmd("query-vsva")[0]["outstanding"], AT_ONCE)
+        vm.guest.release_faults()
+        self.assert_all_done(vm, AT_ONCE)
+        vm.guest.cmd("dma 0 8 src=fresh dst=fresh")
+        self.assert_all_done(vm, AT_ONCE + 8)
+        vm.quit()
+        self.assertEqual(self.assert_stalls_ended_once().aborted, 0)
+
     def test_qemu_and_backend_killed_with_faults_outstanding_leave_the_device_to_the_next_ones(self):
         vm, backend = self.new_vm_with_faults()
         backend.kill()

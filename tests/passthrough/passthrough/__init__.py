@@ -46,8 +46,8 @@ class PassthroughTest(VsvaTest):
         if self.trouble:
             self.fail(f"the host: {self.trouble[0]}; logs: {self.folder}")
 
-    def new_backend(self, name, *options):
-        backend = RemoteBackend(self.host, f"{name}-backend", self.folder, options)
+    def new_backend(self, name, *options, follows=None):
+        backend = RemoteBackend(self.host, f"{name}-backend", self.folder, options, follows)
         self.processes.append(backend.stop)
         self.backends.append(backend)
         return backend
@@ -55,7 +55,7 @@ class PassthroughTest(VsvaTest):
     def new_vm(self, name="source", **options):
         vm = GuestVm(self.host, name, self.folder, **options)
         self.processes.append(vm.quit)
-        if options.get("backend"):
+        if options.get("backend") and not options["backend"].reconnect_ms:
             self.replay.add(vm, {"vsva0": options["backend"]}, options.get("vsva"))
         return vm
 

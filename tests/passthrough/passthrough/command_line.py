@@ -75,7 +75,8 @@ def passed_through(functions, properties, backend=None, vsva=None):
     link = ""
     if backend is not None:
         text = "".join(f",{key}={value}" for key, value in (vsva or {}).items())
-        words += ["-chardev", f"socket,id=vsva-socket0,path={backend.socket_path}",
+        again = f",reconnect-ms={backend.reconnect_ms}" if backend.reconnect_ms else ""
+        words += ["-chardev", f"socket,id=vsva-socket0,path={backend.socket_path}{again}",
                   "-device", f"vhost-user-vsva,id=vsva0,chardev=vsva-socket0{text}"]
         link = ",vsva=vsva0"
     text = "".join(f",{key}={value}" for key, value in properties.items())

@@ -60,12 +60,12 @@ class RemoteProcess:
 
 
 class RemoteBackend(Backend):
-    """The release binary in the host, with its default confinement."""
+    """The release binary in the host, with its default confinement; on the socket of another one that it follows."""
 
-    def __init__(self, host, name, folder, options=()):  # pylint: disable=super-init-not-called
+    def __init__(self, host, name, folder, options=(), follows=None):  # pylint: disable=super-init-not-called
         self.name = name
         self._host = host
-        self.socket_path = f"/run/{name}.sock"
+        self.socket_path = follows.socket_path if follows else f"/run/{name}.sock"
         self.events = Journal(f"{name} event log")
         self.log_path = folder / f"{name}.log"
         self.event_log_path = folder / f"{name}-events.jsonl"
