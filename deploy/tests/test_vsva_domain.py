@@ -403,8 +403,12 @@ class Refusals(unittest.TestCase):
                 self.assert_refused(xml, text)
 
     def test_device_of_someone_else_is_refused_by_add_and_remove(self):
-        for value in ("vhost-user-vsva,chardev=c", "arm-smmuv3.stall=force"):
-            xml = with_commandline(PLAIN, COMMANDLINE.replace("timestamp=on", value))
+        for option, value in (
+            ("-device", "vhost-user-vsva,chardev=c"),
+            ("-global", "arm-smmuv3.stall=force"),
+        ):
+            ours = COMMANDLINE.replace("-msg", option).replace("timestamp=on", value)
+            xml = with_commandline(PLAIN, ours)
             with self.subTest(value):
                 self.assert_both_refused(xml, value)
 
@@ -495,9 +499,30 @@ class Refusals(unittest.TestCase):
                     add(PLAIN).replace('<iommu model="smmuv3"/>', iommu), "<iommu> was changed"
                 )
 
+    def test_argument_that_only_contains_vsva_is_none_of_ours(self):
+        for option, value in (
+            ("-name", "vsva-testdev"),
+            ("-fw_cfg", "name=opt/vsva,string=vsva0"),
+            ("-drive", "file=/images/vsva/arm-smmuv3.img,id=vsva1"),
+            ("-chardev", "file,id=log,path=/var/log/vhost-user-vsva.log"),
+            ("-device", "virtio-serial,id=vsva0-serial"),
+            ("-global", "driver=virtio-blk-device,property=serial,value=vsva"),
+        ):
+            xml = PLAIN.replace(
+                "</domain>",
+                f"<qemu:commandline xmlns:qemu='{vsva_domain.QEMU_NS}'><qemu:arg value='{option}'/>"
+                f"<qemu:arg value='{value}'/></qemu:commandline></domain>",
+            )
+            with self.subTest(value):
+                self.assertEqual(remove(add(xml)), xml)
+
     def test_argument_of_ours_added_by_hand_is_refused(self):
         added = add(PLAIN)
         for option, value in (
+            ("-device", "vsva-testdev"),
+            ("-device", "driver=vhost-user-vsva,chardev=c"),
+            ("-device", "virtio-blk,id=vsva0"),
+            ("--set", "device.hostdev0.vsva=vsva0"),
             ("-global", "arm-smmuv3.stall=on"),
             ("-device", "other,vsva=vsva0,addr=0x12"),
             ("-device", "other,addr=1_0,bus=pcie.0,vsva=vsva0"),
@@ -652,11 +677,14 @@ class Program(unittest.TestCase):
 
     def test_program_refusal_is_one_short_line_whatever_it_quotes(self):
         xml = with_commandline(
-            PLAIN, COMMANDLINE.replace("timestamp=on", "vsva&#10;a&#13;\x9b" + "b" * 100_000)
+            PLAIN,
+            COMMANDLINE.replace("-msg", "-device").replace(
+                "timestamp=on", "a,vsva=&#10;a&#13;\x9b" + "b" * 100_000
+            ),
         )
         status, output, errors = self.run_program(xml, "remove")
         self.assertEqual((status, output, errors.count("\n")), (1, "", 1))
-        self.assertIn("has 'vsva a ?bbb", errors)
+        self.assertIn("has 'a,vsva= a ?bbb", errors)
         self.assertLess(len(errors), 1100)
 
     def test_program_file_that_cannot_be_read_or_written_is_an_error(self):
