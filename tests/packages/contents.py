@@ -27,9 +27,15 @@ PAGES = {
 # Options of virsh, in examples.
 OTHERS = {"--inactive", "--security-info", "--validate"}
 COMPLETIONS = {
-    "bash": "usr/share/bash-completion/completions/vhost-user-vsva",
-    "zsh": "usr/share/zsh/vendor-completions/_vhost-user-vsva",
-    "fish": "usr/share/fish/vendor_completions.d/vhost-user-vsva.fish",
+    "bash": "usr/share/bash-completion/completions/{}",
+    "zsh": "usr/share/zsh/vendor-completions/_{}",
+    "fish": "usr/share/fish/vendor_completions.d/{}.fish",
+}
+# Programs, and what of each has options of its own.
+COMPLETED = {
+    "usr/libexec/vhost-user-vsva/vhost-user-vsva": ([], ["status"], ["report"], ["trace"]),
+    "usr/bin/vsva-domain": (["add"], ["remove"]),
+    "usr/bin/vsva-check-host": ([],),
 }
 
 
@@ -126,17 +132,19 @@ class Contents(unittest.TestCase):
                 help_text = run(self.root / program, *words, "--help")
                 self.assertEqual(options_of_page(self.root / MAN / f"{page}.gz"), options_in(help_text))
 
-    def test_completions_have_the_options_of_the_program_and_their_shells_load_them(self):
-        program = self.root / "usr/libexec/vhost-user-vsva/vhost-user-vsva"
-        wanted = options_in(run(program, "--help")) | options_in(run(program, "status", "--help"))
-        for shell, path in COMPLETIONS.items():
-            with self.subTest(shell):
-                text = (self.root / path).read_text(encoding="utf-8")
-                if shell == "fish":
-                    text = re.sub(r" -l ([a-z-]+)", r" --\1", text)
-                self.assertLessEqual(wanted, options_in(text))
-                if shutil.which(shell):
-                    run(shell, "-n", self.root / path)
+    def test_completions_have_the_options_of_the_programs_and_their_shells_load_them(self):
+        for program, commands in COMPLETED.items():
+            program = self.root / program
+            wanted = set().union(*(options_in(run(program, *words, "--help")) for words in commands))
+            for shell, path in COMPLETIONS.items():
+                path = self.root / path.format(program.name)
+                with self.subTest(program.name, shell=shell):
+                    text = path.read_text(encoding="utf-8")
+                    if shell == "fish":
+                        text = re.sub(r" -l ([a-z-]+)", r" --\1", text)
+                    self.assertLessEqual(wanted, options_in(text))
+                    if shutil.which(shell):
+                        run(shell, "-n", path)
 
     def test_licences_of_the_crates_are_there(self):
         text = gzip.decompress((self.root / "usr/share/doc/vhost-user-vsva/crates.gz").read_bytes()).decode()
