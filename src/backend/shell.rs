@@ -189,6 +189,7 @@ impl Shell {
                 let sent = |buffer: &Buffer| core.emit(now, |message| buffer.write(message));
                 buffers
                     .iter()
+                    .flatten()
                     .map(sent)
                     .take_while(|sent| *sent == Ok(true))
                     .count()

@@ -6,6 +6,7 @@
 //! A ring is only touched with its lock held and while it is ready, so nothing is used or signalled
 //! any more once GET_VRING_BASE has made it not ready.
 
+mod batch;
 mod fd_kind;
 mod kick_call;
 pub mod vring;
@@ -13,24 +14,21 @@ pub mod vring;
 use std::{
     convert::Infallible,
     sync::{
-        atomic::{fence, AtomicBool, Ordering},
+        atomic::{AtomicBool, Ordering},
         Arc,
     },
 };
 
 use vhost_user_backend::{VringState, VringT};
-use virtio_bindings::virtio_ring::{
-    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT,
-};
-use virtio_queue::{desc::split::Descriptor, QueueOwnedT, QueueT};
-use vm_memory::{
-    Address, Bytes, GuestAddress, GuestAddressSpace, GuestMemory, GuestMemoryAtomic,
-    GuestMemoryMmap, Permissions,
-};
-
+use virtio_queue::QueueT;
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap, VolatileSlice};
 use zerocopy::{FromZeros, IntoBytes};
 
-use self::{kick_call::Call, vring::Vring};
+use self::{
+    batch::{Batch, Direction},
+    kick_call::Call,
+    vring::Vring,
+};
 use super::link::Link;
 use crate::wire::{Message, EVENT_RING, MESSAGE_SIZE, PORTAL_RING};
 
@@ -92,41 +90,23 @@ impl PendingCall {
 /// A buffer of the event ring that a message fits into.
 #[derive(Clone, Copy)]
 pub struct Buffer<'a> {
-    memory: &'a GuestMemoryMmap,
     head: u16,
-    address: GuestAddress,
+    place: VolatileSlice<'a>,
 }
 
-impl<'a> Buffer<'a> {
-    fn none(memory: &'a GuestMemoryMmap) -> Self {
-        Buffer {
-            memory,
-            head: 0,
-            address: GuestAddress(0),
-        }
-    }
-
+impl Buffer<'_> {
     /// Puts a message into it.
     pub fn write(&self, message: &Message) -> Result<(), Infallible> {
-        // Cannot fail: the range has been checked, and the memory is held.
-        if let Err(e) = self.memory.write_slice(message.as_bytes(), self.address) {
-            log::error!("event ring: cannot write to {:?}: {e}", self.address);
-        }
+        self.place.copy_from(message.as_bytes());
         Ok(())
     }
 }
 
 /// Buffers of the event ring that are taken at a time.
-const BATCH: usize = 16;
+const BATCH: usize = 64;
 /// As the ring has it.
 #[allow(clippy::cast_possible_truncation, reason = "it is 64")]
 const MESSAGE_LEN: u32 = MESSAGE_SIZE as u32;
-
-#[derive(Clone, Copy)]
-enum Direction {
-    Readable,
-    Writable,
-}
 
 impl Rings {
     /// The rings of a connection, in `memory`.
@@ -151,24 +131,27 @@ impl Rings {
         chains.clear();
         let memory = self.memory.memory();
         let mut ring = self.portal.get_mut();
-        let mut enabled = false;
-        while ring.is_enabled() && chains.len() < limit {
-            let Some(head) = next_head(&mut ring, &memory) else {
-                if chains.is_empty() && !enabled && more_after_enabling(&mut ring, &memory) {
-                    enabled = true;
+        let Some(mut batch) = begin(&mut ring, &memory) else {
+            return;
+        };
+        let mut asked = false;
+        while chains.len() < limit {
+            let Some(head) = batch.next() else {
+                if chains.is_empty() && !asked && batch.more_after_asking() {
+                    asked = true;
                     continue;
                 }
                 break;
             };
-            let message = buffer(&ring, &memory, head, Direction::Readable).and_then(|address| {
+            let message = batch.buffer(head, Direction::Readable).map(|place| {
                 let mut message = Message::new_zeroed();
-                memory.read_slice(message.as_mut_bytes(), address).ok()?;
-                Some(message)
+                place.copy_to(message.as_mut_bytes());
+                message
             });
             chains.push(PortalChain { head, message });
         }
         if !chains.is_empty() {
-            silence(&mut ring, &memory);
+            batch.silence();
         }
     }
 
@@ -176,10 +159,12 @@ impl Rings {
     pub fn complete(&self, chains: &[PortalChain]) -> PendingCall {
         let memory = self.memory.memory();
         let mut ring = self.portal.get_mut();
-        for chain in chains {
-            add_used(&mut ring, &memory, chain.head, 0);
-        }
-        let wanted = !chains.is_empty() && wants_call(&ring, &memory);
+        // It may not be ready any more: whoever has stopped it waits for this.
+        let mut batch = Batch::begin(ring.get_queue_mut(), &memory);
+        let wanted = batch.as_mut().is_some_and(|batch| {
+            chains.iter().for_each(|chain| batch.use_up(chain.head, 0));
+            !chains.is_empty() && batch.wants_call()
+        });
         self.pending_call(wanted.then(|| self.portal.call()).flatten())
     }
 
@@ -191,22 +176,25 @@ impl Rings {
     pub fn deliver(
         &self,
         mut waiting: usize,
-        mut fill: impl FnMut(&[Buffer<'_>]) -> (usize, usize),
+        mut fill: impl FnMut(&[Option<Buffer<'_>>]) -> (usize, usize),
     ) -> Delivered {
         let memory = self.memory.memory();
         let mut ring = self.events.get_mut();
         let mut done = Delivered::default();
+        let Some(mut batch) = begin(&mut ring, &memory) else {
+            return done;
+        };
         let mut starving = self.starving();
-        let mut enabled = false;
-        let mut left = usize::from(ring.get_queue().size());
-        while ring.is_enabled() && waiting > 0 {
+        let mut asked = false;
+        let mut left = batch.size();
+        while waiting > 0 {
             if left == 0 {
                 done.more = true;
                 break;
             }
-            let mut buffers = [Buffer::none(&memory); BATCH];
+            let mut buffers = [None; BATCH];
             let most = waiting.min(left).min(BATCH);
-            let (count, bad) = take_buffers(&mut ring, &memory, &mut buffers[..most]);
+            let (count, bad) = take_buffers(&mut batch, &mut buffers[..most]);
             done.bad_chains += u64::from(bad);
             left -= count + usize::from(bad);
             if count == 0 && bad {
@@ -215,19 +203,20 @@ impl Rings {
             if count == 0 {
                 // Only now is a kick for a new buffer worth its price.
                 starving = true;
-                if !enabled && more_after_enabling(&mut ring, &memory) {
-                    enabled = true;
+                if !asked && batch.more_after_asking() {
+                    asked = true;
                     continue;
                 }
                 break;
             }
-            enabled = false;
+            asked = false;
             let (used, then) = fill(&buffers[..count]);
-            for buffer in &buffers[..used] {
-                add_used(&mut ring, &memory, buffer.head, MESSAGE_LEN);
+            for buffer in buffers[..used].iter().flatten() {
+                batch.use_up(buffer.head, MESSAGE_LEN);
             }
+            batch.show();
             for _ in used..count {
-                ring.get_queue_mut().go_to_previous_position();
+                batch.put_back();
             }
             left += count - used;
             done.messages += used;
@@ -239,10 +228,10 @@ impl Rings {
         }
         self.starving.store(starving, Ordering::Relaxed);
         if !starving {
-            silence(&mut ring, &memory);
+            batch.silence();
         }
         let used = done.messages > 0 || done.bad_chains > 0;
-        if used && wants_call(&ring, &memory) {
+        if used && batch.wants_call() {
             done.call = self.events.call();
         }
         done
@@ -278,108 +267,30 @@ impl Rings {
     }
 }
 
-fn next_head(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> Option<u16> {
-    match ring.get_queue_mut().iter(memory) {
-        Ok(mut chains) => chains.next().map(|chain| chain.head_index()),
-        Err(virtio_queue::Error::QueueNotReady) => None,
-        Err(e) => {
-            // The index stays wrong until the front end sets it right, so say it once a kick.
-            log::error!("a ring of the front end is broken: {e}");
-            None
-        }
-    }
+/// A ring that is served, to be worked on.
+fn begin<'a>(ring: &'a mut VringState<Memory>, memory: &'a GuestMemoryMmap) -> Option<Batch<'a>> {
+    let served = ring.is_enabled() && ring.get_queue().ready();
+    served.then(|| Batch::begin(ring.get_queue_mut(), memory))?
 }
 
 /// Takes buffers until `buffers` is full, and says how many there were. A chain that is none is
 /// given back if it is the first, and then there are none; else it is left for the next time.
-fn take_buffers(
-    ring: &mut VringState<Memory>,
-    memory: &GuestMemoryMmap,
-    buffers: &mut [Buffer<'_>],
-) -> (usize, bool) {
+fn take_buffers<'a>(batch: &mut Batch<'a>, buffers: &mut [Option<Buffer<'a>>]) -> (usize, bool) {
     for (count, slot) in buffers.iter_mut().enumerate() {
-        let Some(head) = next_head(ring, memory) else {
+        let Some(head) = batch.next() else {
             return (count, false);
         };
-        match buffer(ring, memory, head, Direction::Writable) {
-            Some(address) => (slot.head, slot.address) = (head, address),
+        match batch.buffer(head, Direction::Writable) {
+            Some(place) => *slot = Some(Buffer { head, place }),
             None if count == 0 => {
-                add_used(ring, memory, head, 0);
+                batch.use_up(head, 0);
                 return (0, true);
             }
             None => {
-                ring.get_queue_mut().go_to_previous_position();
+                batch.put_back();
                 return (count, false);
             }
         }
     }
     (buffers.len(), false)
-}
-
-/// The address of the one buffer of a chain, if it is a chain for a message.
-fn buffer(
-    ring: &VringState<Memory>,
-    memory: &GuestMemoryMmap,
-    head: u16,
-    direction: Direction,
-) -> Option<GuestAddress> {
-    let queue = ring.get_queue();
-    if head >= queue.size() {
-        return None;
-    }
-    let offset = u64::from(head) * size_of::<Descriptor>() as u64;
-    let descriptor: Descriptor = memory
-        .read_obj(GuestAddress(queue.desc_table()).checked_add(offset)?)
-        .ok()?;
-    let flags = u32::from(descriptor.flags());
-    let (direction_fits, access) = match direction {
-        Direction::Readable => (!descriptor.is_write_only(), Permissions::Read),
-        Direction::Writable => (descriptor.is_write_only(), Permissions::Write),
-    };
-    let fits = direction_fits
-        && flags & (VRING_DESC_F_NEXT | VRING_DESC_F_INDIRECT) == 0
-        && descriptor.len() as usize == MESSAGE_SIZE
-        && memory.check_range(descriptor.addr(), MESSAGE_SIZE, access);
-    fits.then(|| descriptor.addr())
-}
-
-/// Asks for kicks, and says whether chains have come before the front end could see that.
-fn more_after_enabling(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) -> bool {
-    let queue = ring.get_queue_mut();
-    if !queue.ready() || !queue.enable_notification(memory).unwrap_or(false) {
-        return false;
-    }
-    // A wrong index says "more" as well; nothing comes of it.
-    queue.iter(memory).is_ok_and(|mut chains| {
-        let more = chains.next().is_some();
-        if more {
-            chains.go_to_previous_position();
-        }
-        more
-    })
-}
-
-/// Tells the front end that it need not kick.
-fn silence(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap) {
-    let queue = ring.get_queue_mut();
-    if !queue.ready() {
-        return;
-    }
-    if let Err(e) = queue.disable_notification(memory) {
-        log::error!("a ring of the front end is broken: {e}");
-    }
-}
-
-fn add_used(ring: &mut VringState<Memory>, memory: &GuestMemoryMmap, head: u16, len: u32) {
-    if let Err(e) = ring.get_queue_mut().add_used(memory, head, len) {
-        log::error!("cannot complete descriptor chain {head}: {e}");
-    }
-}
-
-fn wants_call(ring: &VringState<Memory>, memory: &GuestMemoryMmap) -> bool {
-    // The used index must be visible before the front end's wish is read.
-    fence(Ordering::SeqCst);
-    let avail = GuestAddress(ring.get_queue().avail_ring());
-    let flags = memory.load::<u16>(avail, Ordering::Relaxed);
-    !flags.is_ok_and(|flags| u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT != 0)
 }
