@@ -76,6 +76,7 @@ fn needed() -> Result<Rules, seccompiler::BackendError> {
             &[
                 libc::F_DUPFD_CLOEXEC,
                 libc::F_GETFD,
+                libc::F_SETPIPE_SZ,
                 libc::F_SETFD,
                 libc::F_GETFL,
                 libc::F_SETFL,

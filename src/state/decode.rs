@@ -3,14 +3,15 @@
 
 use std::io::Read;
 
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use super::body::{wrong_length, Body};
 use super::format::{
     section_name, DeviceRecord, GeneralRecord, Header, SectionHeader, COUNTERS, DEVICES, GENERAL,
     HEADER_CRC_END, MAGIC, PENDING, SECTION_MANDATORY,
 };
 use super::{DecodeError, DeviceState, General, StateData, StateVersion};
-use crate::wire::{Message, U64};
+use crate::wire::U64;
 
 pub(super) fn decode(
     version: &StateVersion,
@@ -19,13 +20,18 @@ pub(super) fn decode(
 ) -> Result<StateData, DecodeError> {
     let header = read_header(&mut stream)?;
     check_header(version, limit, &header)?;
-    let body = read_body(stream, header.length.get())?;
-    let computed = crc32c::crc32c(&body);
+    let mut body = Body::new(stream, header.length.get());
+    let parsed = match parse_body(&mut body, header.sections.get()) {
+        Err(e @ (DecodeError::Read(_) | DecodeError::Truncated { .. })) => return Err(e),
+        parsed => parsed,
+    };
+    // What a damaged stream seems to say means nothing: its checksum comes first.
+    let computed = body.finish()?;
     let stored = header.body_crc.get();
     if computed != stored {
         return Err(DecodeError::BodyCrc { stored, computed });
     }
-    parse_body(&body, header.sections.get())
+    parsed
 }
 
 fn read_header(stream: &mut impl Read) -> Result<Header, DecodeError> {
@@ -73,67 +79,48 @@ fn check_header(reader: &StateVersion, limit: u64, header: &Header) -> Result<()
     Ok(())
 }
 
-/// Reads to the end of the stream. Memory grows with what arrives.
-fn read_body(mut stream: impl Read, length: u64) -> Result<Vec<u8>, DecodeError> {
-    let mut body = Vec::new();
-    stream
-        .by_ref()
-        .take(length)
-        .read_to_end(&mut body)
-        .map_err(DecodeError::Read)?;
-    let found = body.len() as u64;
-    if found < length {
-        return Err(DecodeError::Truncated {
-            found,
-            expected: length,
-        });
-    }
-    let mut rest = Vec::new();
-    stream
-        .take(1)
-        .read_to_end(&mut rest)
-        .map_err(DecodeError::Read)?;
-    if !rest.is_empty() {
-        return Err(DecodeError::TrailingBytes { length });
-    }
-    Ok(body)
-}
-
-fn parse_body(body: &[u8], expected: u32) -> Result<StateData, DecodeError> {
+fn parse_body(body: &mut Body<impl Read>, expected: u32) -> Result<StateData, DecodeError> {
     let mut general = None;
     let mut devices = None;
     let mut pending = None;
     let mut counters = None;
-    let mut rest = body;
     let mut found = 0;
-    while !rest.is_empty() {
-        let offset = body.len() - rest.len();
+    while body.left() > 0 {
+        let offset = body.offset();
         let truncated = || DecodeError::SectionTruncated { offset };
-        let (header, after) = SectionHeader::read_from_prefix(rest).map_err(|_| truncated())?;
-        let length = usize::try_from(header.length.get()).map_err(|_| truncated())?;
-        let (records, after) = after.split_at_checked(length).ok_or_else(truncated)?;
-        rest = after;
+        if body.left() < size_of::<SectionHeader>() as u64 {
+            return Err(truncated());
+        }
+        let mut header = SectionHeader::new_zeroed();
+        body.fill(header.as_mut_bytes())?;
+        let length = header.length.get();
+        if length > body.left() {
+            return Err(truncated());
+        }
         found += 1;
         let section = header.section.get();
         match section {
-            GENERAL => once(&mut general, section, parse_general(records)?)?,
+            GENERAL => {
+                let records = body.records::<GeneralRecord>(section, length)?;
+                once(&mut general, section, parse_general(&records)?)?;
+            }
             DEVICES => {
-                let records = records_of::<DeviceRecord>(section, records)?;
+                let records = body.records::<DeviceRecord>(section, length)?;
                 once(
                     &mut devices,
                     section,
                     records.iter().map(DeviceState::from).collect(),
                 )?;
             }
-            PENDING => {
-                let records = records_of::<Message>(section, records)?;
-                once(&mut pending, section, records.to_vec())?;
+            PENDING => once(&mut pending, section, body.records(section, length)?)?,
+            COUNTERS => {
+                let records = body.records::<U64>(section, length)?;
+                once(&mut counters, section, parse_counters(&records))?;
             }
-            COUNTERS => once(&mut counters, section, parse_counters(records)?)?,
             _ if header.flags.get() & SECTION_MANDATORY != 0 => {
                 return Err(DecodeError::UnknownSection { section, offset });
             }
-            _ => {}
+            _ => body.skip(length)?,
         }
     }
     if found != expected {
@@ -162,32 +149,18 @@ fn present<T>(slot: Option<T>, section: u32) -> Result<T, DecodeError> {
     })
 }
 
-fn wrong_length(section: u32, bytes: &[u8]) -> DecodeError {
-    DecodeError::SectionLength {
-        name: section_name(section),
-        length: bytes.len(),
+fn parse_general(records: &[GeneralRecord]) -> Result<General, DecodeError> {
+    match records {
+        [record] => Ok(General::from(record)),
+        _ => Err(wrong_length(GENERAL, size_of_val(records))),
     }
 }
 
-fn records_of<R: FromBytes + Immutable + KnownLayout + Unaligned>(
-    section: u32,
-    bytes: &[u8],
-) -> Result<&[R], DecodeError> {
-    <[R]>::ref_from_bytes(bytes).map_err(|_| wrong_length(section, bytes))
-}
-
-fn parse_general(bytes: &[u8]) -> Result<General, DecodeError> {
-    GeneralRecord::ref_from_bytes(bytes)
-        .map(General::from)
-        .map_err(|_| wrong_length(GENERAL, bytes))
-}
-
 /// A newer writer may know more counters, an older one fewer.
-fn parse_counters(bytes: &[u8]) -> Result<[u64; 8], DecodeError> {
-    let records = records_of::<U64>(COUNTERS, bytes)?;
+fn parse_counters(records: &[U64]) -> [u64; 8] {
     let mut counters = [0; 8];
     for (counter, record) in counters.iter_mut().zip(records) {
         *counter = record.get();
     }
-    Ok(counters)
+    counters
 }

@@ -5,11 +5,12 @@
 //! judges it.
 //!
 //! A stream is read in this order: the header is checked, then as many bytes as it announces are
-//! read (memory grows with what arrives, not with what is announced), then their checksum is
-//! checked, and only then they are parsed.
+//! read to where they stay (memory grows with what arrives, not with what is announced), then their
+//! checksum is checked, and only then anybody learns what they say.
 
 #![forbid(unsafe_code)]
 
+mod body;
 mod decode;
 mod encode;
 mod error;
@@ -17,6 +18,7 @@ mod format;
 #[cfg(test)]
 mod tests;
 
+pub use encode::Encoded;
 pub use error::DecodeError;
 
 use std::io::Read;
@@ -103,8 +105,8 @@ impl Default for StateVersion {
 }
 
 impl StateVersion {
-    /// Writes a state stream.
-    pub fn encode(&self, state: &StateData) -> Vec<u8> {
+    /// Makes a state stream.
+    pub fn encode(&self, state: StateData) -> Encoded {
         encode::encode(self, state)
     }
 
@@ -121,7 +123,10 @@ impl StateVersion {
 
 /// Writes a state stream of this version.
 pub fn encode(state: &StateData) -> Vec<u8> {
-    StateVersion::default().encode(state)
+    StateVersion::default()
+        .encode(state.clone())
+        .parts()
+        .concat()
 }
 
 /// Reads a state stream to its end.

@@ -70,9 +70,9 @@ fn failed(backend: &Backend, e: &StateError, step: impl FnOnce(String) -> Step) 
 
 fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateError> {
     let data = backend.shell.core.step(|core, _| core.snapshot())?;
-    let bytes = backend.state_version.encode(&data);
-    let (length, pending) = (bytes.len(), data.pending.len());
-    transfer.save(file, bytes)?;
+    let state = backend.state_version.encode(data);
+    let (length, pending) = (state.length(), state.pending());
+    transfer.save(file, state)?;
     backend.shell.events.step(|| Step::Save {
         bytes: length,
         pending,

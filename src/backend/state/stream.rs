@@ -19,7 +19,7 @@ use rustix::{
     fs::{fcntl_getfl, fcntl_setfl, fstat, FileType, OFlags},
     io::{fcntl_setfd, preadv2, pwritev2, Errno, FdFlags, ReadWriteFlags},
     net::{recv, send, RecvFlags, SendFlags},
-    pipe::PIPE_BUF,
+    pipe::{fcntl_setpipe_size, PIPE_BUF},
 };
 
 use super::error::TransferError;
@@ -30,6 +30,10 @@ const IDLE_LIMIT: Timespec = Timespec {
     tv_sec: 30,
     tv_nsec: 0,
 };
+/// Of a pipe, unless somebody has changed it.
+const PIPE_SIZE: usize = 1 << 16;
+/// What a user may have without privileges.
+const PIPE_SIZE_MAX: usize = 1 << 20;
 /// Bytes that one call moves at most.
 const CHUNK: usize = 1 << 20;
 /// Where a file without positions is read and written.
@@ -73,6 +77,14 @@ impl Stream {
             received: 0,
             idle_limit: IDLE_LIMIT,
         })
+    }
+
+    /// Lets a pipe hold more at a time, as each time that it is full or empty a thread is woken. It
+    /// may have reached a limit of the user's: it works as it is.
+    pub fn make_room(&self, bytes: usize) {
+        if self.kind == Kind::Pipe && bytes > PIPE_SIZE {
+            let _ = fcntl_setpipe_size(&self.fd, bytes.min(PIPE_SIZE_MAX));
+        }
     }
 
     /// Bytes that have come in.
@@ -198,7 +210,23 @@ impl Read for Stream {
 mod tests {
     use std::os::unix::net::UnixStream;
 
+    use rustix::pipe::{fcntl_getpipe_size, pipe};
+
     use super::*;
+
+    #[test]
+    fn test_large_state_makes_room_in_its_pipe_and_a_small_one_does_not() {
+        let mut sizes = Vec::new();
+        for bytes in [PIPE_SIZE, 10 << 20] {
+            let (_reader, writer) = pipe().unwrap();
+            let cancel = Arc::new(Wake::new().unwrap());
+            let stream = Stream::new(writer, cancel).unwrap();
+            stream.make_room(bytes);
+            sizes.push(fcntl_getpipe_size(&stream.fd).unwrap());
+        }
+
+        assert_eq!(sizes, [PIPE_SIZE, PIPE_SIZE_MAX]);
+    }
 
     #[test]
     fn test_transfer_in_which_nothing_moves_fails_after_the_idle_limit() {

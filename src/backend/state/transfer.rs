@@ -21,13 +21,19 @@ use super::{
     error::{StateError, TransferError},
     stream::Stream,
 };
-use crate::{backend::wait::wake::Wake, lock::lock, state::StateData};
+use crate::{
+    backend::wait::wake::Wake,
+    lock::lock,
+    state::{Encoded, StateData},
+};
 
 /// By the time of CHECK_DEVICE_STATE the front end has closed its end, so little is left to wait
 /// for.
 const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// A thread that the front end's descriptor does not block ends at once when it is told to.
 const CANCEL_LIMIT: Duration = Duration::from_secs(1);
+/// As much as a state that comes in may be; how much it is is known later.
+const STATE_ROOM: usize = 1 << 20;
 /// Threads of transfers, at most, with those that did not end when they were told to.
 const THREADS_MAX: usize = 16;
 
@@ -76,10 +82,14 @@ pub struct Transfer(Mutex<Option<Running>>);
 
 impl Transfer {
     /// Starts to write `state`.
-    pub fn save(&self, file: File, state: Vec<u8>) -> Result<(), TransferError> {
+    pub fn save(&self, file: File, state: Encoded) -> Result<(), TransferError> {
         self.start("vsva-save", Direction::Save, file, move |stream| {
-            stream.write_all(&state)?;
-            Ok(Transferred::Saved(state.len()))
+            stream.make_room(state.length());
+            state
+                .parts()
+                .iter()
+                .try_for_each(|part| stream.write_all(part))?;
+            Ok(Transferred::Saved(state.length()))
         })
     }
 
@@ -90,6 +100,7 @@ impl Transfer {
         decode: impl FnOnce(&mut Stream) -> Result<Loaded, StateError> + Send + 'static,
     ) -> Result<(), TransferError> {
         self.start("vsva-load", Direction::Load, file, move |stream| {
+            stream.make_room(STATE_ROOM);
             let decoded = decode(stream);
             if decoded.is_err() {
                 // Read on, so that the front end learns of it by its check, not by a broken pipe.
@@ -214,88 +225,4 @@ impl Drop for LeftBehind {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        io::{Read, Write},
-        os::unix::net::UnixStream,
-    };
-
-    use super::*;
-
-    fn pair() -> (UnixStream, File) {
-        let (ours, theirs) = UnixStream::pair().unwrap();
-        (ours, File::from(OwnedFd::from(theirs)))
-    }
-
-    fn count(stream: &mut Stream) -> Result<Loaded, StateError> {
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).map_err(TransferError::from)?;
-        Ok(Loaded {
-            data: StateData::default(),
-            bytes: all.len(),
-        })
-    }
-
-    #[test]
-    fn test_save_larger_than_the_channel_arrives_whole() {
-        let (mut peer, file) = pair();
-        let state: Vec<u8> = (0..1 << 20).map(|n: u32| n.to_le_bytes()[0]).collect();
-        let transfer = Transfer::default();
-        transfer.save(file, state.clone()).unwrap();
-        let mut received = Vec::new();
-        peer.read_to_end(&mut received).unwrap();
-        assert_eq!(received, state);
-        let result = transfer.check().1;
-        assert!(matches!(result, Ok(Transferred::Saved(n)) if n == state.len()));
-    }
-
-    #[test]
-    fn test_load_that_is_refused_reads_on_so_that_the_peer_can_finish() {
-        let (mut peer, file) = pair();
-        let transfer = Transfer::default();
-        let refuse = |_: &mut Stream| Err(StateError::from(TransferError::NoTransfer));
-        transfer.load(file, refuse).unwrap();
-        peer.write_all(&vec![0; 1 << 20]).unwrap();
-        drop(peer);
-        transfer.check().1.unwrap_err();
-    }
-
-    #[test]
-    fn test_second_transfer_while_one_is_under_way_is_refused() {
-        let (peer, file) = pair();
-        let (_other_peer, other) = pair();
-        let transfer = Transfer::default();
-        transfer.load(file, count).unwrap();
-        let second = transfer.load(other, count);
-        assert!(matches!(second, Err(TransferError::Busy)));
-        drop(peer);
-        let result = transfer.check().1;
-        assert!(matches!(result, Ok(Transferred::Received(s)) if s.bytes == 0));
-    }
-
-    #[test]
-    fn test_check_without_transfer_is_an_error() {
-        let (direction, result) = Transfer::default().check();
-        assert_eq!(direction, None);
-        result.unwrap_err();
-    }
-
-    #[test]
-    fn test_save_to_a_closed_channel_is_reported_by_check() {
-        let (peer, file) = pair();
-        drop(peer);
-        let transfer = Transfer::default();
-        transfer.save(file, vec![0; 100]).unwrap();
-        let (direction, result) = transfer.check();
-        assert_eq!(direction, Some(Direction::Save));
-        result.unwrap_err();
-    }
-
-    #[test]
-    fn test_drop_with_a_transfer_under_way_ends_it() {
-        let (_peer, file) = pair();
-        let transfer = Transfer::default();
-        transfer.load(file, count).unwrap();
-        drop(transfer);
-    }
-}
+mod tests;
