@@ -14,3 +14,4 @@
 . "$VSVA_TEST_VM/lib/setup.sh"
 . "$VSVA_TEST_VM/lib/rig.sh"
 . "$VSVA_TEST_VM/lib/deb.sh"
+. "$VSVA_TEST_VM/lib/bench.sh"

@@ -13,6 +13,30 @@ bench_program()
 	rust_program vsva-bench bench -p vsva-bench
 }
 
+# What the counts are taken of: the release program, and one in which nothing is inlined.
+bench_build()
+{
+	VSVA_BACKEND=$(rust_backend)
+	VSVA_BENCH=$(bench_program)
+	logged "$VSVA_OUT/debug-build.log" rust_debug || die "the back-end could not be built"
+	VSVA_DEBUG_BACKEND=${CARGO_TARGET_DIR:-$VSVA_ROOT/target}/debug/vhost-user-vsva
+	export VSVA_BACKEND VSVA_BENCH VSVA_DEBUG_BACKEND
+}
+
+rust_debug()
+{
+	(cd "$VSVA_ROOT" && cargo build --locked --bin vhost-user-vsva)
+}
+
+# bench_counts [--write]: compares the counts with those in the repository, or writes new ones.
+bench_counts()
+{
+	local counts=$VSVA_TEST_VM/bench.d/counts
+
+	python3 -B "$counts" "$VSVA_BACKEND" "$VSVA_DEBUG_BACKEND" "$VSVA_BENCH" \
+		"$counts/baseline.json" "$@"
+}
+
 # Where the peers are; one that is not there is named in the results.
 bench_peers()
 {

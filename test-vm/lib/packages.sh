@@ -14,6 +14,7 @@ PACKAGES_CHECKPATCH_EACH=(ccache)
 PACKAGES_LIBVIRT=(debootstrap e2fsprogs iproute2 util-linux)
 PACKAGES_RIG=(debootstrap xz-utils)
 PACKAGES_BENCH=(python3 qemu-utils util-linux)
+PACKAGES_COUNTS=(python3 strace valgrind)
 PACKAGES_RUST=(ca-certificates gcc libc6-dev)
 PACKAGES_CARGO=(cargo rust-clippy rustc rustfmt)
 # Debian 12 has two versions, the new one under another name.

@@ -4,8 +4,8 @@
 //!
 //! - `vsva-bench measure BACKEND FOLDER [QUICK]` measures everything and writes
 //!   `FOLDER/results.json`. With QUICK only a tenth of the rounds, to see that it works.
-//! - `vsva-bench count BACKEND DEBUG_BACKEND FOLDER` counts what does not depend on the machine's
-//!   mood, and writes `FOLDER/counts.json`.
+//! - `vsva-bench drive SOCKET KIND COUNT` does something so many times to a back-end that runs, for
+//!   whoever counts meanwhile.
 //! - `vsva-bench floor KIND` is the other side of a floor.
 
 #![allow(missing_docs, reason = "a program")]
@@ -28,6 +28,11 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["measure", backend, folder, _] => {
             cases::measure(Path::new(backend), Path::new(folder), 10)
         }
+        ["drive", socket, kind, count] => cases::drive(
+            Path::new(socket),
+            kind,
+            count.parse().map_err(io::Error::other)?,
+        ),
         _ => Err(io::Error::other("see the beginning of main.rs")),
     }
 }

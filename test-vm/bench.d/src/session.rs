@@ -11,6 +11,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use vhost::vhost_user::{
@@ -58,8 +59,8 @@ pub struct Setup {
 
 /// A back-end and all that it serves.
 pub struct Session {
-    /// The back-end.
-    pub process: Process,
+    /// The back-end, if it was started for this.
+    started: Option<Process>,
     /// The vhost-user connection.
     pub connection: Connection,
     _shared: Shared,
@@ -123,22 +124,28 @@ impl Setup {
 
     /// Starts the program, and attaches devices.
     pub fn start(&self) -> io::Result<Session> {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let socket = self.folder.join(format!("vsva{number}.sock"));
-        let process = self.spawn(&socket)?;
+        let started = Some(self.spawn(&socket)?);
+        let session = self.connect(&socket)?;
+        Ok(Session { started, ..session })
+    }
+
+    /// Uses a back-end that runs.
+    pub fn connect(&self, socket: &Path) -> io::Result<Session> {
         let protocol = VhostUserProtocolFeatures::MQ
             | VhostUserProtocolFeatures::REPLY_ACK
             | VhostUserProtocolFeatures::CONFIG
             | VhostUserProtocolFeatures::SHARED_OBJECT
             | VhostUserProtocolFeatures::DEVICE_STATE
             | VhostUserProtocolFeatures::RESET_DEVICE;
-        let mut connection = Connection::new(&socket, NUM_RINGS as u64, protocol)?;
+        let mut connection = Connection::new(socket, NUM_RINGS as u64, protocol)?;
         let (shared, portal, events, free) = new_rings()?;
         connection.start(&shared, &[&portal, &events], &[0, 0])?;
         let attach = open_attach(&mut connection)?;
         let mut session = Session {
-            process,
+            started: None,
             connection,
             _shared: shared,
             portal,
@@ -183,6 +190,12 @@ fn open_attach(connection: &mut Connection) -> io::Result<File> {
 }
 
 impl Session {
+    /// The back-end's process, which was started for this.
+    pub fn process(&self) -> io::Result<&Process> {
+        let none = || io::Error::other("it was not started here");
+        self.started.as_ref().ok_or_else(none)
+    }
+
     fn attach_devices(&mut self, devices: u32) -> io::Result<()> {
         self.channels.clear();
         for device in 0..devices {

@@ -7,6 +7,8 @@ use std::{
     io,
     os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
+    thread,
+    time::Duration,
 };
 
 use vhost::{
@@ -39,7 +41,15 @@ pub fn error(e: impl std::error::Error) -> io::Error {
 impl Connection {
     /// Connects, and agrees on features.
     pub fn new(path: &Path, rings: u64, protocol: VhostUserProtocolFeatures) -> io::Result<Self> {
-        let stream = UnixStream::connect(path)?;
+        // A back-end may have made its socket and not listen yet.
+        let stream = loop {
+            match UnixStream::connect(path) {
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                result => break result?,
+            }
+        };
         let mut frontend = Frontend::from_stream(stream, rings);
         frontend.set_owner().map_err(error)?;
         let features =

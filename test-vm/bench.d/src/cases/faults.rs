@@ -120,11 +120,11 @@ fn per_cpu(
 
 /// Processor time of the back-end for each fault of bursts.
 pub fn bursts(session: &mut Session) -> io::Result<f64> {
-    let before = session.process.cpu_ns()?;
+    let before = session.process()?.cpu_ns()?;
     for _ in 0..BURSTS {
         session.burst(BURST)?;
     }
-    let after = session.process.cpu_ns()?;
+    let after = session.process()?.cpu_ns()?;
     Ok((after - before) as f64 / (BURSTS * BURST) as f64)
 }
 

@@ -18,9 +18,9 @@ pub fn measure(bench: &Bench<'_>, results: &mut Results) {
         let limits = ["--max-faults", "65536", "--max-device-faults", "65536"];
         let mut session = bench.setup.clone().with(&limits).start()?;
         session.burst(64)?;
-        let before = session.process.kb("smaps_rollup", "Private_Dirty:")?;
+        let before = session.process()?.kb("smaps_rollup", "Private_Dirty:")?;
         session.leave(FAULTS)?;
-        let after = session.process.kb("smaps_rollup", "Private_Dirty:")?;
+        let after = session.process()?.kb("smaps_rollup", "Private_Dirty:")?;
         let each = (after - before) as f64 / FAULTS as f64;
         add(results, name, each, Target::Below(64.0));
         Ok(())
@@ -28,9 +28,9 @@ pub fn measure(bench: &Bench<'_>, results: &mut Results) {
     let name = "memory for each pending submission";
     results.case(&[(name, "bytes")], |results| {
         let mut session = bench.setup.start()?;
-        let before = session.process.kb("smaps_rollup", "Private_Dirty:")?;
+        let before = session.process()?.kb("smaps_rollup", "Private_Dirty:")?;
         session.drain_with(PENDING)?;
-        let after = session.process.kb("smaps_rollup", "Private_Dirty:")?;
+        let after = session.process()?.kb("smaps_rollup", "Private_Dirty:")?;
         let each = (after - before) as f64 / f64::from(PENDING);
         add(results, name, each, Target::Below(48.0));
         Ok(())

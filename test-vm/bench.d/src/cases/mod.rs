@@ -52,6 +52,30 @@ pub fn measure(backend: &Path, folder: &Path, quick: usize) -> io::Result<()> {
     fs::write(folder.join("results.json"), text + "\n")
 }
 
+/// Faults, or commands, that are done at once.
+const BURST: usize = 64;
+/// Submissions of a drain.
+const SUBMISSIONS: u32 = 200;
+
+/// Does something so many times.
+pub fn drive(socket: &Path, kind: &str, count: usize) -> io::Result<()> {
+    let mut session = Setup::new(Path::new(""), Path::new("")).connect(socket)?;
+    for _ in 0..count {
+        match kind {
+            "fault" => session.relay(0)?,
+            "burst" => session.burst(BURST)?,
+            "commands" => session.commands(BURST)?,
+            "replay" => {
+                session.drain_with(SUBMISSIONS)?;
+                session.release(SUBMISSIONS)?;
+            }
+            "drained" => session.drain_by_answer(|_| ())?,
+            other => return Err(io::Error::other(format!("what is {other}?"))),
+        }
+    }
+    session.completed()
+}
+
 /// What belongs to the list and is not measured by this program.
 fn elsewhere(results: &mut Results) {
     let vm = "it needs a virtual machine; this program has none";

@@ -106,11 +106,11 @@ fn commands(bench: &Bench<'_>, name: &str, results: &mut Results) -> io::Result<
         bench.rounds(40),
         [
             Box::new(|| {
-                let before = session.process.cpu_ns()?;
+                let before = session.process()?.cpu_ns()?;
                 for _ in 0..KICKS {
                     session.commands(BATCH)?;
                 }
-                let after = session.process.cpu_ns()?;
+                let after = session.process()?.cpu_ns()?;
                 Ok(vec![(after - before) as f64 / (KICKS * BATCH) as f64])
             }),
             Box::new(|| {

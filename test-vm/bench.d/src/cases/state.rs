@@ -27,55 +27,86 @@ const CHUNK: usize = 1 << 20;
 
 /// Measures it.
 pub fn measure(bench: &Bench<'_>, results: &mut Results) {
+    for cores in [Cores::One, Cores::Two] {
+        let save = format!("SAVE of 65,536 pending, {cores}");
+        let load = format!("LOAD of 65,536 pending, {cores}");
+        if !bench.place.has(cores) {
+            let why = "this process may use one core only";
+            results.missing(&save, "ns", "ratio <= 1.1", why);
+            results.missing(&load, "ns", "ratio <= 1.2", why);
+            continue;
+        }
+        let names = [(&save[..], "ns"), (&load[..], "ns")];
+        results.case(&names, |results| moved(bench, cores, &save, &load, results));
+    }
     let names = [
-        "SAVE of 65,536 pending, one core",
-        "LOAD of 65,536 pending, one core",
-    ];
-    let memory = [
         "memory of a SAVE of 65,536 pending",
         "memory of a LOAD of 65,536 pending",
     ];
-    let decode = "decode of 65,536 records";
-    let all = [
-        (names[0], "ns"),
-        (names[1], "ns"),
-        (memory[0], "bytes"),
-        (memory[1], "bytes"),
-        (decode, "ns"),
-    ];
-    results.case(&all, |results| {
-        let (mut session, mut floor) = bench.place.apart(Cores::One, || {
-            let mut session = bench.setup.start()?;
-            session.drain_with(PENDING)?;
-            session.stop()?;
-            let stream = save(&mut session, &mut Vec::new())?;
-            let file = bench.folder.join("state");
-            fs::write(&file, vec![0; stream])?;
-            Ok((
-                session,
-                Floor::start("state", &[File::open(&file)?.as_raw_fd()])?,
-            ))
-        })?;
-        let stream = saved(
-            bench,
-            names[0],
-            memory[0],
-            &mut session,
-            &mut floor,
-            results,
-        )?;
-        decoded(bench, decode, &stream, results)?;
-        loaded(
-            bench,
-            names[1],
-            memory[1],
-            &mut session,
-            &mut floor,
-            &stream,
-            results,
-        )?;
-        fs::remove_file(bench.folder.join("state"))
+    results.case(&names.map(|name| (name, "bytes")), |results| {
+        let stream = memory_of_save(bench, names[0], results)?;
+        memory_of_load(bench, names[1], &stream, results)?;
+        decoded(bench, "decode of 65,536 records", &stream, results)
     });
+}
+
+/// A back-end with all that is pending, and stopped rings.
+fn full(bench: &Bench<'_>) -> io::Result<Session> {
+    let mut session = bench.setup.start()?;
+    session.drain_with(PENDING)?;
+    session.stop()?;
+    Ok(session)
+}
+
+fn moved(
+    bench: &Bench<'_>,
+    cores: Cores,
+    save_name: &str,
+    load_name: &str,
+    results: &mut Results,
+) -> io::Result<()> {
+    let file = bench.folder.join("state");
+    let (mut session, mut floor) = bench.place.apart(cores, || {
+        let mut session = full(bench)?;
+        let length = save(&mut session, &mut Vec::new())?;
+        fs::write(&file, vec![0; length])?;
+        let floor = Floor::start("state", &[File::open(&file)?.as_raw_fd()])?;
+        Ok((session, floor))
+    })?;
+    let stream = saved(bench, cores, save_name, &mut session, &mut floor, results)?;
+    loaded(
+        bench,
+        cores,
+        load_name,
+        &mut session,
+        &mut floor,
+        &stream,
+        results,
+    )?;
+    fs::remove_file(file)
+}
+
+fn memory_of_save(bench: &Bench<'_>, name: &str, results: &mut Results) -> io::Result<Vec<u8>> {
+    // A process that has not saved before: what a former one has left would hide it.
+    let mut fresh = full(bench)?;
+    let mut stream = Vec::new();
+    let used = grown(&mut fresh, |fresh| save(fresh, &mut stream).map(|_| ()))?;
+    add_memory(name, used, stream.len(), results);
+    Ok(stream)
+}
+
+fn memory_of_load(
+    bench: &Bench<'_>,
+    name: &str,
+    stream: &[u8],
+    results: &mut Results,
+) -> io::Result<()> {
+    // What the core keeps of it has been touched once.
+    let mut fresh = full(bench)?;
+    fresh.renew()?;
+    let used = grown(&mut fresh, |fresh| load(fresh, stream))?;
+    add_memory(name, used, stream.len(), results);
+    Ok(())
 }
 
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -116,8 +147,8 @@ fn load(session: &mut Session, stream: &[u8]) -> io::Result<()> {
 
 fn saved(
     bench: &Bench<'_>,
+    cores: Cores,
     name: &str,
-    memory: &str,
     session: &mut Session,
     floor: &mut Floor,
     results: &mut Results,
@@ -139,14 +170,8 @@ fn saved(
         ],
     )?;
     let reference = Some(("the same bytes through a pipe", &raw));
-    let pinning = bench.place.describe(Cores::One);
+    let pinning = bench.place.describe(cores);
     results.add(name, "ns", &ours, reference, Target::Below(1.1), pinning);
-    // A process that has not saved before: what a former one has left would hide it.
-    let mut fresh = bench.setup.start()?;
-    fresh.drain_with(PENDING)?;
-    fresh.stop()?;
-    let used = grown(&mut fresh, |fresh| save(fresh, &mut stream).map(|_| ()))?;
-    add_memory(memory, used, stream.len(), results);
     Ok(stream)
 }
 
@@ -155,11 +180,11 @@ fn grown(
     session: &mut Session,
     work: impl FnOnce(&mut Session) -> io::Result<()>,
 ) -> io::Result<u64> {
-    session.process.reset_peak()?;
-    let before = session.process.kb("status", "VmHWM:")?;
+    session.process()?.reset_peak()?;
+    let before = session.process()?.kb("status", "VmHWM:")?;
     work(session)?;
     Ok(session
-        .process
+        .process()?
         .kb("status", "VmHWM:")?
         .saturating_sub(before))
 }
@@ -181,8 +206,8 @@ fn add_memory(name: &str, used: u64, stream: usize, results: &mut Results) {
 
 fn loaded(
     bench: &Bench<'_>,
+    cores: Cores,
     name: &str,
-    memory: &str,
     session: &mut Session,
     floor: &mut Floor,
     stream: &[u8],
@@ -210,14 +235,8 @@ fn loaded(
         ],
     )?;
     let reference = Some(("the same bytes through a pipe", &raw));
-    let pinning = bench.place.describe(Cores::One);
+    let pinning = bench.place.describe(cores);
     results.add(name, "ns", &ours, reference, Target::Below(1.2), pinning);
-    // What the core keeps of it has been touched once.
-    let mut fresh = bench.setup.start()?;
-    fresh.drain_with(PENDING)?;
-    fresh.renew()?;
-    let used = grown(&mut fresh, |fresh| load(fresh, stream))?;
-    add_memory(memory, used, stream.len(), results);
     Ok(())
 }
 
