@@ -5,9 +5,7 @@ import json
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "demo.d"))
-
-from plots import write_ratios, write_rounds  # noqa: E402
+from plots import write_ratios, write_rounds
 
 
 def figure(value, unit):
