@@ -10,7 +10,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex},
+    sync::{atomic::AtomicBool, Arc, Mutex},
 };
 
 use super::{
@@ -45,6 +45,8 @@ pub struct Shell {
     pub events: Events,
     /// Names this process in a recovery area.
     pub instance: u64,
+    /// A recovery waits for the rings.
+    pub recovering: AtomicBool,
     /// Of the connection that there is.
     rings: Mutex<Option<Rings>>,
 }
@@ -66,6 +68,7 @@ impl Shell {
             wake,
             events,
             instance: RandomState::new().hash_one(1) | 1,
+            recovering: AtomicBool::new(false),
             rings: Mutex::new(None),
         })
     }

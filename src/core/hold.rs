@@ -39,6 +39,7 @@ impl<O: Observer> Core<O> {
         }
         slot.held += 1;
         slot.may_have_more();
+        self.held_changed = self.channels.changes.is_on();
         self.observe(now_ns, Observation::Held { device });
         self.disturb_drained(now_ns);
         Ok(())
@@ -122,6 +123,7 @@ impl<O: Observer> Core<O> {
             return;
         }
         let channel = state.channel;
+        self.held_changed = self.channels.changes.is_on();
         if let Some(slot) = self.channels.get_mut(channel) {
             slot.held -= 1;
             slot.may_have_more();

@@ -154,6 +154,8 @@ pub struct Core<O: Observer = ()> {
     numbers: Numbers,
     /// What has been recovered and not been claimed; no channel is read.
     recovery: Option<Box<Recovery>>,
+    /// Devices are held, or not any more, since it was saved.
+    held_changed: bool,
 }
 
 impl<O: Observer> Core<O> {
@@ -178,6 +180,7 @@ impl<O: Observer> Core<O> {
             prefer_replay: false,
             numbers: Numbers::default(),
             recovery: None,
+            held_changed: false,
         })
     }
 

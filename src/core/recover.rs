@@ -24,6 +24,8 @@ pub struct Recovered {
     pub written: Vec<u32>,
     /// The faults and their STAGs.
     pub faults: Vec<(u32, SavedFault)>,
+    /// Devices that were held.
+    pub held: Vec<u32>,
     /// In the order of the config space.
     pub counters: [u64; 8],
     /// Number of the last message of the event ring that the front end has taken.
@@ -39,6 +41,7 @@ pub struct Recovered {
 pub(super) struct Recovery {
     groups: Vec<(u32, SavedGroup)>,
     faults: Vec<(u32, SavedFault)>,
+    held: Vec<u32>,
 }
 
 impl<O: Observer> Core<O> {
@@ -75,6 +78,7 @@ impl<O: Observer> Core<O> {
         self.recovery = Some(Box::new(Recovery {
             groups: saved.groups,
             faults: saved.faults,
+            held: saved.held,
         }));
     }
 
@@ -94,6 +98,7 @@ impl<O: Observer> Core<O> {
         self.outstanding = 0;
         self.prefer_replay = false;
         self.recovery = None;
+        self.held_changed = false;
     }
 
     /// Whether [`Core::finish_recovery`] is still to come.
@@ -130,6 +135,12 @@ impl<O: Observer> Core<O> {
             let whose = (number, device.vsid);
             self.faults
                 .install(*stag, fault, whose, page_request, &mut owners);
+        }
+        if recovery.held.contains(&number) && !device.held {
+            if let Some(slot) = self.channels.get_mut(index).filter(|slot| slot.kernel) {
+                device.held = true;
+                slot.held += 1;
+            }
         }
         for (at, _) in recovery.groups.iter().filter(|(_, group)| own(group)) {
             self.channels.queue_answer_if_complete(*at);
@@ -169,6 +180,7 @@ impl<O: Observer> Core<O> {
             self.faults.give_up(*stag);
         }
         self.faults.sort();
+        self.held_changed = true;
         let channels: Vec<u32> = self.channels.iter().map(|(index, _)| index).collect();
         let mut answers = 0;
         for index in channels {

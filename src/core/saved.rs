@@ -50,6 +50,8 @@ pub trait Saver {
     fn group(&mut self, index: u32, group: Option<&SavedGroup>);
     /// The fault with this index, which is its STAG.
     fn fault(&mut self, index: u32, fault: Option<&SavedFault>);
+    /// Whether the front end is changing the page table of a device.
+    fn held(&mut self, device: u32, held: bool);
     /// The counters, in the order of the config space.
     fn counters(&mut self, counters: [u64; 8]);
 }
@@ -146,6 +148,15 @@ impl<O: Observer> Core<O> {
         }
         while let Some(index) = self.faults.changes.pop() {
             to.fault(index, self.faults.saved(index).as_ref());
+        }
+        if std::mem::take(&mut self.held_changed) {
+            for number in 0..self.limits.max_devices {
+                let device = self.devices.get(number);
+                // One that is to be attached again may be held.
+                if device.is_some() || self.recovery.is_none() {
+                    to.held(number, device.is_some_and(|device| device.held));
+                }
+            }
         }
         to.counters(self.counters.to_array());
         self.numbers.portal_base.wrapping_add(self.portal_seq)

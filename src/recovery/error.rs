@@ -26,7 +26,7 @@ pub enum AreaError {
     #[error("area: layout version {0}, not {VERSION}")]
     Version(u32),
     /// It was written with other options.
-    #[error("area: --{name} was {found}")]
+    #[error("area: made with --{name}={found}")]
     Limit {
         /// The option.
         name: &'static str,

@@ -41,6 +41,8 @@ pub struct Image {
     pub groups: Vec<(u32, SavedGroup)>,
     /// The faults and their STAGs.
     pub faults: Vec<(u32, SavedFault)>,
+    /// Devices that were held.
+    pub held: Vec<u32>,
     /// In the order of the config space.
     pub counters: [u64; head::COUNTERS_LEN],
     /// Words that an incomplete step has changed, and what they were.
@@ -135,6 +137,7 @@ impl TryFrom<Copied> for Image {
         let channels = copied.channels()?;
         let groups = copied.groups(&channels)?;
         let faults = copied.faults(&groups)?;
+        let held = copied.held()?;
         let words = copied.words;
         let mut counters = [0; head::COUNTERS_LEN];
         counters.copy_from_slice(&words[head::COUNTERS..head::COUNTERS + head::COUNTERS_LEN]);
@@ -144,6 +147,7 @@ impl TryFrom<Copied> for Image {
             channels,
             groups,
             faults,
+            held,
             counters,
             undo,
             unsent: Vec::new(),
@@ -171,6 +175,18 @@ impl Copied {
         }
         self.words[head::UNDO] = 0;
         Ok(undo)
+    }
+
+    fn held(&self) -> Result<Vec<u32>, AreaError> {
+        let mut held = Vec::new();
+        for (at, number) in (0..self.layout.devices_len).zip(0_u32..) {
+            match self.words[self.layout.devices + at] {
+                0 => {}
+                1 => held.push(number),
+                _ => return Err(contradiction("device", at)),
+            }
+        }
+        Ok(held)
     }
 
     fn channels(&self) -> Result<Vec<SavedChannel>, AreaError> {
@@ -346,6 +362,7 @@ impl Image {
             written: written.map(|(at, _)| *at).collect(),
             groups: self.groups.clone(),
             faults: self.faults.clone(),
+            held: self.held.clone(),
             counters: self.counters,
             event_base,
             portal_base: self.portal_taken,

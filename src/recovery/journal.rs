@@ -271,6 +271,10 @@ impl Saver for Journal {
         self.entry(self.layout.fault(index as usize), &words);
     }
 
+    fn held(&mut self, device: u32, held: bool) {
+        self.stage(self.layout.devices + device as usize, held.into());
+    }
+
     fn counters(&mut self, counters: [u64; head::COUNTERS_LEN]) {
         for (word, counter) in (head::COUNTERS..).zip(counters) {
             self.stage(word, counter);

@@ -6,6 +6,7 @@
 //! | Part | Words of an entry |
 //! |---|---|
 //! | head | see [`head`] |
+//! | devices | 1 if the device is held |
 //! | channels | flags and number; records taken from the inbox; vEVENTQ, see [`RECORDS_UNSENT`] |
 //! | groups | flags and channel; cookie and `dev_id`; records; order |
 //! | faults | flags and group; SSID and index of the page request group; address; time; order; event |
@@ -91,6 +92,10 @@ pub mod flag {
 /// The places of the parts, as indices of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// Devices.
+    pub devices_len: usize,
+    /// First word of the devices.
+    pub devices: usize,
     /// Channels, and inboxes.
     pub channels_len: usize,
     /// Groups.
@@ -118,7 +123,9 @@ impl Layout {
         let channels_len = limits.max_devices as usize * 2;
         let groups_len = limits.max_faults as usize + channels_len;
         let faults_len = limits.max_faults as usize;
-        let channels = head::LEN;
+        let devices_len = limits.max_devices as usize;
+        let devices = head::LEN;
+        let channels = devices + devices_len;
         let groups = channels + channels_len * CHANNEL_WORDS;
         let faults = groups + groups_len * GROUP_WORDS;
         let undo = faults + faults_len * FAULT_WORDS;
@@ -126,6 +133,8 @@ impl Layout {
         let align = usize::try_from(RECOVERY_ALIGN).unwrap_or(1) / WORD;
         let inboxes = (undo + undo_len * 2).next_multiple_of(align);
         Self {
+            devices_len,
+            devices,
             channels_len,
             groups_len,
             faults_len,

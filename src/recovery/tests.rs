@@ -336,7 +336,7 @@ fn test_area_of_another_version_or_other_limits_or_too_small_is_refused() {
     let beyond = Area::new(memory.0.clone(), (4096, room), &layout()).err();
 
     assert_eq!(version, "area: layout version 9, not 1");
-    assert_eq!(limits, "area: --max-faults was 5");
+    assert_eq!(limits, "area: made with --max-faults=5");
     assert_eq!(magic, "area: magic 0x5643455241565300");
     let needed = AreaError::Room {
         found: room - 1,
@@ -353,6 +353,7 @@ fn test_text_of_every_refusal_fits_into_a_reply() {
     let contradictions = [
         "undo list",
         "undo entry",
+        "device",
         "channel",
         "inbox",
         "channel twice",

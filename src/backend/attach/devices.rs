@@ -151,7 +151,7 @@ impl Shell {
     }
 
     /// Attaches the first device of a new channel, and says how many faults were aborted.
-    fn attach_first(
+    pub(in crate::backend) fn attach_first(
         &self,
         desc: &Attachment,
         channel: &Arc<OpenChannel>,

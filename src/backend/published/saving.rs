@@ -2,8 +2,6 @@
 
 //! The core is saved in the memory that the front end keeps, and recovered from there.
 
-use thiserror::Error;
-
 use super::{now_ns, Published, SharedCore, SharedMemory};
 use crate::{
     core::Recovered,
@@ -18,8 +16,7 @@ use crate::{
 };
 
 /// No inbox is left.
-#[derive(Debug, Error)]
-#[error("no room for another channel")]
+#[derive(Debug)]
 pub struct NoInbox;
 
 /// What an area is good for.

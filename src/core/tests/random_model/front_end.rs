@@ -3,6 +3,7 @@
 
 use super::super::oracle::Fault;
 use super::super::rig::{sid, submission, MS};
+use super::kill::Saved;
 use super::world::{World, LIMITS};
 use crate::core::{Core, Counters};
 use crate::wire::{
@@ -152,6 +153,8 @@ impl World {
             core: std::mem::replace(&mut self.core, Core::new(LIMITS, ()).unwrap()),
             ..Self::blank()
         };
+        self.core.stop_saving();
+        self.core.start_saving(0, 0);
         let new = Core::new(LIMITS, ()).unwrap();
         assert_eq!(self.core.config_space(self.now), new.config_space(self.now));
         assert_eq!(self.core.counters(), Counters::default());
@@ -187,6 +190,8 @@ impl World {
             return;
         };
         let mut core = Core::new(LIMITS, ()).unwrap();
+        core.start_saving(0, 0);
+        self.saved = Saved::new();
         for (device, channel) in &self.attached {
             let desc = self.desc(*device, channel.unwrap());
             core.attach(&desc, self.now).unwrap();

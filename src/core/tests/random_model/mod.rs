@@ -3,11 +3,12 @@
 //! hardware that raises faults and wants each group answered once, a guest that answers events, and
 //! a front end that keeps to the protocol and wants each submission replayed once and in order,
 //! over drains, resets, migrations and reconnections. Another front end may take its place and
-//! begin anew.
+//! begin anew. The process of the core ends, and another goes on from what it has saved.
 
 mod check;
 mod front_end;
 mod hardware;
+mod kill;
 mod world;
 
 use proptest::prelude::*;
@@ -38,6 +39,7 @@ enum Op {
     Migrate,
     Reconnect { resend: usize },
     BeginAnew { writable: bool },
+    Kill,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -67,6 +69,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => Just(Op::Migrate),
         1 => (0..4usize).prop_map(|resend| Op::Reconnect { resend }),
         1 => any::<bool>().prop_map(|writable| Op::BeginAnew { writable }),
+        3 => Just(Op::Kill),
     ]
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::super::rig::{desc, MS};
 use super::hardware::Hardware;
+use super::kill::Saved;
 use super::Op;
 use crate::core::{Attachment, Core, Limits, Phase};
 use crate::wire::{GenerationPayload, Message, MessageType, Payload, ResponseCode, U64};
@@ -54,6 +55,7 @@ pub struct World {
     pub unknown_answers: u64,
     pub aborted_answers: u64,
     pub replays: u64,
+    pub saved: Saved,
 }
 
 impl World {
@@ -64,8 +66,10 @@ impl World {
     }
 
     pub fn blank() -> Self {
+        let mut core = Core::new(LIMITS, ()).unwrap();
+        core.start_saving(0, 0);
         Self {
-            core: Core::new(LIMITS, ()).unwrap(),
+            core,
             now: MS,
             portal_seq: 0,
             event_seq: 0,
@@ -88,6 +92,7 @@ impl World {
             unknown_answers: 0,
             aborted_answers: 0,
             replays: 0,
+            saved: Saved::new(),
         }
     }
 
@@ -220,7 +225,9 @@ impl World {
             Op::Migrate => self.migrate(),
             Op::Reconnect { resend } => self.reconnect(resend),
             Op::BeginAnew { writable } => self.begin_anew(writable),
+            Op::Kill => self.kill(),
         }
+        self.save_step();
         self.probe();
         self.check_bounds();
     }
