@@ -182,6 +182,7 @@ impl World {
     pub fn answered(&mut self, channel: u32, cookie: u32, code: u32) {
         let hardware = self.channels.get_mut(&channel).unwrap();
         let group = hardware.groups.remove(&cookie).expect("answered once");
+        self.recovered.remove(&(channel, cookie));
         let expected = group.answer().expect("all of it was answered");
         assert_eq!(code, expected as u32);
     }
@@ -195,7 +196,9 @@ impl World {
             let cookie = answer[0].cookie.get();
             let hardware = self.channels.get_mut(&channel).unwrap();
             hardware.groups.remove(&cookie).expect("answered once");
-            self.aborted_answers += 1;
+            // One that a process before may have written counts as written.
+            let again = self.recovered.remove(&(channel, cookie));
+            self.aborted_answers += u64::from(!again);
             self.core.answer_aborted(channel, self.now);
             self.reap(channel);
         }

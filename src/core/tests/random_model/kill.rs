@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use vm_memory::MmapRegion;
 
+use super::super::oracle::Fault;
 use super::super::rig::submission;
 use super::world::{World, LIMITS};
 use crate::core::Core;
@@ -92,6 +93,14 @@ impl World {
         let (was, is) = (before.status(self.now), self.core.status(self.now));
         assert_eq!(is.figures.backlog, was.figures.backlog);
         assert_eq!(is.oldest_read_ns, was.oldest_read_ns);
+        for (channel, hardware) in &self.channels {
+            let begun = hardware.groups.iter().filter(|(_, group)| {
+                let read = |fault: &Fault| *fault != Fault::Unread;
+                group.faults.iter().any(read)
+            });
+            let begun = begun.map(|(cookie, _)| (*channel, *cookie));
+            self.recovered.extend(begun);
+        }
         self.portal_seq = 0;
         self.event_seq = 0;
         for ticket in first..self.next_ticket {

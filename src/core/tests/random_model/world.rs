@@ -56,6 +56,8 @@ pub struct World {
     pub aborted_answers: u64,
     pub replays: u64,
     pub saved: Saved,
+    /// Groups that were taken over from a process that has ended: channel and cookie.
+    pub recovered: BTreeSet<(u32, u32)>,
 }
 
 impl World {
@@ -93,6 +95,7 @@ impl World {
             aborted_answers: 0,
             replays: 0,
             saved: Saved::new(),
+            recovered: BTreeSet::new(),
         }
     }
 
