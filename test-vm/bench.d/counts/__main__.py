@@ -53,7 +53,7 @@ def judge(counts, baseline):
 
 def most(name, count):
     """What is let pass: compilers differ, and a system call or two is a matter of who was faster."""
-    share, more = {"instructions": (0.15, 0)}.get(name.split()[0], (0.05, 0.02))
+    share, more = {"system": (0.05, 0.02)}.get(name.split()[0], (0.15, 0.05))
     return round(count * (1 + share) + more, 3)
 
 
