@@ -390,3 +390,33 @@ fn test_decode_of_wrong_section_count_is_refused() {
         "state stream has 4 sections, its header announces 5"
     );
 }
+
+/// The largest state that there can be, and as much again of what this version does not know.
+#[test]
+fn test_state_limit_has_room_for_the_largest_state_and_little_more() {
+    let sections = |devices: u64| 4 * 16 + 48 + 16 * devices + 64;
+    for (devices, pending) in [(0, 0), (1, 0), (0, 1), (16, 512), (256, 65_536)] {
+        let known = sections(devices.into()) + 64 * u64::from(pending);
+        let unknown = sections(devices.into()) + 4096;
+
+        assert_eq!(state_limit(devices, pending), known + unknown);
+    }
+}
+
+#[test]
+fn test_largest_state_is_within_its_limit() {
+    let mut state = sample();
+    state.devices = (0..16)
+        .map(|device| DeviceState {
+            device,
+            vsid: device,
+            flags: 0,
+        })
+        .collect();
+    state.pending = vec![state.pending[0]; 512];
+
+    let body = encode(&state).len() - STATE_HEADER_SIZE;
+
+    let known = 64 * 512 + (state_limit(16, 512) - 64 * 512 - 4096) / 2;
+    assert_eq!(body as u64, known);
+}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 use super::rig::{desc, limits, part, record, Rig};
-use crate::core::{AttachError, Attachment, DetachError, FaultError};
+use crate::core::{AttachError, Attachment, DetachError, FaultError, Observation};
 use crate::wire::{DrainFailedReason, LostReason, MessageType, U32};
 
 #[test]
@@ -120,6 +120,25 @@ fn test_detach_one_of_two_devices_keeps_the_channel() {
     assert_eq!(rig.answers(0), [(1, 1), (2, 1)]);
     assert!(rig.core.channel_in_use(0));
     assert_eq!(rig.messages(), []);
+}
+
+#[test]
+fn test_detach_says_how_many_submissions_were_still_queued() {
+    let mut rig = Rig::new();
+    rig.submit(0);
+    rig.submit(0);
+    assert_eq!(
+        rig.next_message().unwrap().message_type(),
+        Some(MessageType::Replay)
+    );
+
+    rig.core.detach(0, rig.now).unwrap();
+
+    assert!(rig.observed(&Observation::Detached {
+        device: 0,
+        answered: 0,
+        dropped: 1,
+    }));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-use super::rig::{desc, record, Rig};
+use super::rig::{desc, limits, record, sid, Rig};
+use crate::core::{Core, Observation};
 use crate::wire::{LostReason, MessageType, Released};
 
 #[test]
@@ -115,4 +116,32 @@ fn test_released_not_yet_sent_comes_after_a_new_submission() {
     let types: Vec<_> = messages.iter().map(|m| m.message_type().unwrap()).collect();
     assert_eq!(types, [MessageType::Replay, MessageType::Released]);
     assert_eq!(messages[1].payload::<Released>().next_ticket.get(), 1);
+}
+
+#[test]
+fn test_closure_observes_each_step() {
+    let mut told = Vec::new();
+    let observe = |now, observation: &Observation| told.push((now, *observation));
+    let mut core = Core::new(limits(), observe).unwrap();
+
+    core.attach(&desc(0, 0), 7).unwrap();
+
+    drop(core);
+    let attached = Observation::Attached {
+        device: 0,
+        sid: sid(0),
+        channel: 0,
+    };
+    assert_eq!(told, [(7, attached)]);
+}
+
+#[test]
+fn test_core_has_the_limits_and_the_seed_that_it_was_given() {
+    let mut core = Core::new(limits(), ()).unwrap();
+    let before = core.clone();
+
+    core.set_seed(1);
+
+    assert_eq!(core.limits(), limits());
+    assert!(core != before);
 }

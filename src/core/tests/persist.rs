@@ -160,12 +160,14 @@ fn test_restore_without_counters_starts_them_at_zero() {
     let mut state = source().core.snapshot().unwrap();
     state.counters = None;
     state.general.faults_read = 7;
+    state.general.faults_answered = 6;
     let mut rig = destination();
 
     rig.core.restore(&state, rig.now).unwrap();
 
     assert_eq!(rig.core.counters().submissions, 0);
     assert_eq!(rig.core.counters().faults_read, 7);
+    assert_eq!(rig.core.counters().faults_answered, 6);
 }
 
 #[test]

@@ -113,3 +113,25 @@ fn test_reset_drops_stage_one_events_of_its_device() {
     let devices: Vec<u32> = rig.messages().iter().map(|m| m.device.get()).collect();
     assert_eq!(devices, [1]);
 }
+
+#[test]
+fn test_room_for_records_is_only_told_after_there_was_none() {
+    let mut rig = Rig::new();
+
+    take(&mut rig, Some(&event(0)), 1);
+
+    assert_eq!(rig.core.wants().job, None);
+}
+
+#[test]
+fn test_loss_that_is_not_told_yet_is_gone_after_a_reset() {
+    let mut rig = Rig::new();
+    rig.core.detach(0, rig.now).unwrap();
+    rig.core.wants();
+    take(&mut rig, None, 3);
+    assert!(rig.core.has_event());
+
+    rig.core.reset(rig.now);
+
+    assert_eq!(rig.messages(), []);
+}

@@ -99,6 +99,19 @@ fn test_channel_without_room_is_given_out_to_be_read_when_there_is_some() {
 }
 
 #[test]
+fn test_channel_that_was_never_read_is_not_given_out_while_another_is_blocked() {
+    let mut rig = Rig::new();
+    rig.attach(&desc(1, 1));
+    for cookie in 1..=8 {
+        rig.fault(0, &record(0, cookie));
+    }
+
+    rig.try_fault(0, &record(0, 9)).unwrap_err();
+
+    assert_eq!(jobs(&mut rig), []);
+}
+
+#[test]
 fn test_held_channel_is_given_out_when_it_is_let_go() {
     let mut rig = Rig::new();
     rig.core.set_kernel_channel(0);

@@ -411,6 +411,8 @@ fn test_kind_of_anything_else_is_refused() {
     ] {
         ChannelKind::of(fd).unwrap_err();
     }
+    let text = ChannelKind::of(datagram.as_fd()).unwrap_err().to_string();
+    assert_eq!(text, "a socket, but not SOCK_STREAM");
 }
 
 /// Says what it is told to.
@@ -685,6 +687,25 @@ fn test_system_calls_read_write_and_poll_the_descriptor() {
         assert_eq!(rustix::io::read(&theirs, &mut buf).unwrap(), 6);
         assert_eq!(&buf[..6], b"answer");
     }
+}
+
+/// O_NONBLOCK is the peer's to clear, so each call says that it must not wait.
+#[test]
+fn test_answers_to_a_socket_that_is_full_do_not_wait() {
+    let (ours, _theirs) = UnixStream::pair().unwrap();
+    let socket = StreamSocket(Arc::new(ours.into()));
+    let (done, full) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let error = loop {
+            if let Err(error) = socket.write(&[0; 4096]) {
+                break error;
+            }
+        };
+        done.send(error.kind())
+    });
+
+    let hang = std::time::Duration::from_secs(120);
+    assert_eq!(full.recv_timeout(hang), Ok(io::ErrorKind::WouldBlock));
 }
 
 #[test]
