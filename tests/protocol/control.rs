@@ -169,3 +169,14 @@ fn test_config_space_that_is_written_ends_the_connection() {
 
     raw.assert_refused(raw::SET_CONFIG, &body);
 }
+
+#[test]
+fn test_request_in_two_pieces_ends_the_connection_and_the_next_is_served() {
+    let backend = Backend::start();
+    let mut raw = Raw::negotiated(&backend, 0);
+
+    raw.send_part(raw::SET_FEATURES, 8, &[0; 4]);
+
+    raw.assert_ended();
+    backend.connect();
+}

@@ -137,6 +137,25 @@ fn test_event_log_that_cannot_be_opened_fails_and_names_it() {
     assert!(!dir.path().join("vsva.sock").exists());
 }
 
+/// Both sockets are made before the log is opened, and the first one before the second.
+#[test]
+fn test_start_that_fails_leaves_no_socket_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |status: &str, log: &str, text: &str| {
+        let mut command = command();
+        command
+            .arg("--socket-path")
+            .arg(dir.path().join("vsva.sock"));
+        command.arg("--status-socket").arg(dir.path().join(status));
+        assert_fails(command.args(["--event-log", log]), &[text]);
+    };
+
+    start("status.sock", "/nonexistent/log", "/nonexistent/log");
+    start("missing/status.sock", "/dev/null", "missing/status.sock");
+
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
 #[test]
 fn test_signal_while_nobody_is_connected_ends_it_and_removes_the_socket() {
     for signal in [Signal::TERM, Signal::INT] {

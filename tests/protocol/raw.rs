@@ -89,6 +89,22 @@ impl Raw {
 
     fn write(&mut self, code: u32, flags: u32, body: &[u8], fd: Option<BorrowedFd<'_>>) {
         let size = u32::try_from(body.len()).unwrap();
+        self.write_part(code, flags, size, body, fd);
+    }
+
+    /// Sends a request of which the rest is to come.
+    pub fn send_part(&mut self, code: u32, size: u32, part: &[u8]) {
+        self.write_part(code, 0, size, part, None);
+    }
+
+    fn write_part(
+        &mut self,
+        code: u32,
+        flags: u32,
+        size: u32,
+        body: &[u8],
+        fd: Option<BorrowedFd<'_>>,
+    ) {
         let header = [code, VERSION | flags, size].map(u32::to_le_bytes);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);

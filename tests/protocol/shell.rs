@@ -2,13 +2,16 @@
 //! What a peer can do to the threads of the process: none of them is held, none ends in silence.
 
 use std::{
-    fs::File,
-    io::Read,
+    fs::{self, File},
+    io::{ErrorKind, Read, Write},
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd},
         unix::net::{UnixListener, UnixStream},
     },
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread,
+    time::Instant,
 };
 
 use rustix::{
@@ -161,4 +164,76 @@ fn test_client_without_descriptors_to_serve_it_is_hung_up_on() {
     assert!(output.status.success());
     let lines = String::from_utf8(output.stderr).unwrap().lines().count();
     assert!(lines < 20, "{lines} lines");
+}
+
+/// How many descriptors a process has.
+fn descriptors(child: &Child) -> usize {
+    let folder = format!("/proc/{}/fd", child.id());
+    fs::read_dir(folder).unwrap().count()
+}
+
+/// Whether the next connection gets a reply; else it is ended. `None`: the process has ended.
+fn is_served(child: &mut Child, path: &Path) -> Option<bool> {
+    let requests = [raw::SET_OWNER, raw::GET_FEATURES].map(|code| raw::words(&[code, 1, 0]));
+    let mut stream = loop {
+        match UnixStream::connect(path) {
+            Ok(stream) => break stream,
+            Err(_) if child.try_wait().unwrap().is_some() => return None,
+            Err(_) => thread::yield_now(),
+        }
+    };
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    // It may have been ended before.
+    let _ = stream.write_all(&requests.concat());
+    match stream.read(&mut [0; 12]) {
+        Ok(len) => Some(len > 0),
+        Err(e) if e.kind() == ErrorKind::ConnectionReset => Some(false),
+        Err(e) => panic!("neither a reply nor an end: {e}"),
+    }
+}
+
+/// With each limit from what the process itself needs to what a connection needs, so that the start
+/// of a connection fails at each of its descriptors.
+#[test]
+fn test_connection_that_cannot_be_started_leaves_no_descriptor_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut failed = 0;
+    for limit in 10.. {
+        let path = dir.path().join(format!("{limit}.sock"));
+        let script = format!("ulimit -n {limit}; exec \"$0\" --socket-path \"$1\"");
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .arg(env!("CARGO_BIN_EXE_vhost-user-vsva"))
+            .arg(&path)
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let first = is_served(&mut child, &path);
+        let before = first.map(|_| descriptors(&child));
+        let again: Vec<_> = (0..5).map(|_| is_served(&mut child, &path)).collect();
+        let (Some(first), Some(before), Some(last)) = (first, before, again[4]) else {
+            // Too few for the process itself.
+            child.wait().unwrap();
+            continue;
+        };
+        let served = first || last;
+        // What served the last one may be about to be closed.
+        let end = Instant::now() + HANG;
+        while !served && descriptors(&child) > before && Instant::now() < end {
+            thread::yield_now();
+        }
+        let left = served || descriptors(&child) <= before;
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert!(
+            left,
+            "limit {limit}: more than the {before} descriptors of before"
+        );
+        if served {
+            break;
+        }
+        failed += 1;
+    }
+    assert!(failed > 0, "no start has failed");
 }
