@@ -109,19 +109,22 @@ qtest_reason()
 }
 
 # qtest_expected QEMU: the file with the unpatched one's results. Those in which nothing was
-# run are no results, and are not kept.
+# run are no results, and are not kept. Two that want the same ones run the tests once.
 qtest_expected()
 {
 	local base=$1 expected name empty=$VSVA_OUT/qtests-unpatched.tsv
 
 	expected=$base/qtests-$(digest_files "${BASH_SOURCE[0]}").tsv
-	if [ ! -s "$expected" ]; then
-		qtest_run qemu-base "$base" "$expected" "${QTESTS[@]}"
-		if grep -q ^none "$expected"; then
-			mv "$expected" "$empty"
-			expected=$empty
+	(
+		cache_lock qemu-base "$base/qtest.log" "$expected.lock"
+		if [ ! -s "$expected" ]; then
+			qtest_run qemu-base "$base" "$expected" "${QTESTS[@]}" 9>&-
+			if grep -q ^none "$expected"; then
+				mv "$expected" "$empty"
+			fi
 		fi
-	fi
+	) 9>>"$expected.lock" || exit 1
+	[ -s "$expected" ] || expected=$empty
 	while read -r name; do
 		result fail "$name" "it lists no tests on the unpatched QEMU, so there is nothing to compare with"
 		keep_log "unpatched-$name.log" "$base/$name.log"

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
+from pathlib import Path
+
 from shell import ShellTest
 
 # Debian 12's GLib lists paths bare, Debian 13's as comments.
@@ -105,3 +107,14 @@ class Compare(ShellTest):
     def test_compare_of_what_qemu_skips_gives_its_reason(self):
         self.assertEqual(self.compare({"/a": "skip"}, {"/a": "skip"}),
                          [("skip", "qos-test /a", "QEMU: no such thing")])
+
+    def test_unpatched_that_two_want_at_once_is_run_once(self):
+        self.qemu("base", {"/a": "pass", "/b": "pass"})
+        self.shell("""
+            QTESTS=(qos-test) QTEST_ROMS=$FOLDER/roms
+            for n in 1 2 3 4; do qtest_expected "$FOLDER/base" >"$FOLDER/expected-$n" & done
+            wait""")
+        names = {(self.folder / f"expected-{n}").read_text(encoding="utf-8").strip() for n in range(1, 5)}
+        (name,) = names
+        self.assertEqual(Path(name).read_text(encoding="utf-8"), "pass\tqos-test /a\npass\tqos-test /b\n")
+        self.assertEqual(self.runs("base"), ["/a", "/b"])
