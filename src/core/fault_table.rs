@@ -200,20 +200,16 @@ impl FaultTable {
     ) -> Option<u16> {
         let index = self.table.alloc()?;
         let stag = u16::try_from(index).ok()?;
-        self.by_age.push_back(&mut self.table, index);
-        self.backlog.push_back(&mut self.table, index);
-        owners.device.push_back(&mut self.table, index);
-        owners.group.push_back(&mut self.table, index);
-        let fault = self.table.get_mut(index);
-        fault.used = true;
-        fault.delivered = false;
-        fault.page_request = new.page_request;
-        fault.device = new.device;
-        fault.group = new.group;
-        fault.grpid = new.record.grpid.get();
-        fault.read_ns = now_ns;
-        fault.event = EventRecord::from_fault(new.record, new.sid, stag);
-        fault.order = self.changes.next_order();
+        let fault = SavedFault {
+            group: new.group,
+            grpid: new.record.grpid.get(),
+            event: EventRecord::from_fault(new.record, new.sid, stag),
+            read_ns: now_ns,
+            order: self.changes.next_order(),
+            event_number: None,
+        };
+        let whose = (new.device, new.sid);
+        self.install(index, &fault, whose, new.page_request, owners);
         self.changes.note(index);
         Some(stag)
     }
@@ -298,7 +294,7 @@ impl FaultTable {
         self.table.release(index);
     }
 
-    /// Puts a fault that was saved into the place that was kept for it.
+    /// Puts a fault into its place: one that was saved into the place that was kept for it.
     pub(super) fn install(
         &mut self,
         index: u32,
