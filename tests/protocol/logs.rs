@@ -27,6 +27,15 @@ fn test_event_log_fifo_without_reader_does_not_hold_the_start() {
     assert!(backend.terminate().success());
 }
 
+/// So many faults make the whole way, one after the other.
+fn serve_faults(vm: &mut OneDevice, count: u64) {
+    for page in 0..count {
+        let (_, event) = vm.stall(0x1000 * page);
+        vm.resume(&event);
+        vm.source.answer();
+    }
+}
+
 /// A pipe that takes nothing more, as what is written to and what holds it open.
 fn full_pipe() -> (Stdio, File) {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -52,11 +61,7 @@ fn test_stderr_that_nobody_reads_holds_neither_faults_nor_clients_nor_sigterm() 
         .unwrap();
     let frontend = Frontend::from_stream(connect(&mut child, &socket), &options()).unwrap();
     let mut vm = OneDevice::with_frontend(frontend);
-    for page in 0..100 {
-        let (_, event) = vm.stall(0x1000 * page);
-        vm.resume(&event);
-        vm.source.answer();
-    }
+    serve_faults(&mut vm, 100);
     drop(vm);
     let stream = UnixStream::connect(&socket).unwrap();
     assert_eq!(Raw::over(stream).ask(raw::GET_FEATURES, &[]).body.len(), 8);
@@ -71,11 +76,7 @@ fn test_trace_fifo_without_reader_holds_neither_the_start_nor_faults_nor_sigterm
     mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
     let backend = Backend::start_with(&["--trace", fifo.to_str().unwrap()]);
     let mut vm = OneDevice::new(&backend);
-    for page in 0..1000 {
-        let (_, event) = vm.stall(0x1000 * page);
-        vm.resume(&event);
-        vm.source.answer();
-    }
+    serve_faults(&mut vm, 1000);
     assert!(backend.terminate().success());
 }
 
@@ -86,11 +87,7 @@ fn test_full_disk_of_the_trace_holds_neither_faults_nor_the_event_log() {
     let options = ["--trace", "/dev/full", "--event-log", log.to_str().unwrap()];
     let backend = Backend::start_with(&options);
     let mut vm = OneDevice::new(&backend);
-    for page in 0..100 {
-        let (_, event) = vm.stall(0x1000 * page);
-        vm.resume(&event);
-        vm.source.answer();
-    }
+    serve_faults(&mut vm, 100);
     assert!(backend.terminate().success());
     let written = |record: &serde_json::Value| record["event"] == "answer_written";
     let records = event_records(&log);
@@ -121,11 +118,7 @@ fn test_event_log_that_nobody_reads_holds_neither_faults_nor_deadlines_nor_sigte
     mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
     let backend = Backend::start_with(&["--event-log", fifo.to_str().unwrap()]);
     let mut vm = OneDevice::new(&backend);
-    for page in 0..1000 {
-        let (_, event) = vm.stall(0x1000 * page);
-        vm.resume(&event);
-        vm.source.answer();
-    }
+    serve_faults(&mut vm, 1000);
     assert!(backend.terminate().success());
 }
 
