@@ -9,9 +9,9 @@ use super::{
     log::Told,
     story::{Outcome, Part, Story},
 };
-use crate::{
-    status::{histogram::Histogram, table::Span},
-    wire::DrainFailedReason,
+use crate::status::{
+    histogram::Histogram,
+    table::{why, Span},
 };
 
 /// A time of day in UTC.
@@ -167,12 +167,7 @@ fn part(out: &mut String, part: &Part) -> fmt::Result {
             outstanding,
             untaken_device,
         } => {
-            let why = match reason {
-                DrainFailedReason::Deadline => "not drained at its deadline",
-                DrainFailedReason::FaultTableFull => "no room for more faults",
-                DrainFailedReason::FaultChannel => "a fault channel has broken",
-                DrainFailedReason::Busy => "it could not start",
-            };
+            let why = why(reason);
             let limit = drain.timeout_ms;
             write!(
                 out,

@@ -208,6 +208,16 @@ impl Display for Named {
     }
 }
 
+/// Why a drain has failed, for people.
+pub fn why(reason: DrainFailedReason) -> &'static str {
+    match reason {
+        DrainFailedReason::Deadline => "not drained at its deadline",
+        DrainFailedReason::FaultTableFull => "no room for more faults",
+        DrainFailedReason::FaultChannel => "a fault channel has broken",
+        DrainFailedReason::Busy => "it could not start",
+    }
+}
+
 struct DrainText<'a>(&'a LastDrain);
 
 impl Display for DrainText<'_> {
@@ -225,12 +235,7 @@ impl Display for DrainText<'_> {
                 untaken_device,
                 oldest,
             } => {
-                let why = match reason {
-                    DrainFailedReason::Deadline => "not drained at its deadline",
-                    DrainFailedReason::FaultTableFull => "no room for more faults",
-                    DrainFailedReason::FaultChannel => "a fault channel has broken",
-                    DrainFailedReason::Busy => "it could not start",
-                };
+                let why = why(*reason);
                 write!(
                     f,
                     "FAILED after {took}: {why}, {outstanding} faults outstanding"
