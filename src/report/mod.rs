@@ -7,7 +7,9 @@
 mod error;
 mod faults;
 mod log;
+mod part;
 mod picture;
+mod runs;
 mod story;
 mod svg;
 #[cfg(test)]

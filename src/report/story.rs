@@ -6,191 +6,21 @@
 use std::collections::VecDeque;
 
 use super::{
-    faults::{Fault, Faults, Figures},
-    log::{Entry, Kind, Lane, Line, Note},
+    faults::{Faults, Figures},
+    log::{Entry, Line, Note},
+    part::{short, Arrival, Drain, Mark, Outcome, Part, Save, Span},
+    runs::Runs,
 };
 use crate::{
     backend::events::{Event, Step},
     core::Observation,
     status::histogram::Histogram,
-    wire::DrainFailedReason,
 };
 
 /// Parts that are kept, the last ones.
 const PARTS_MAX: usize = 16;
 /// Of one part.
 const NOTES_MAX: usize = 256;
-const RUNS_MAX: usize = 256;
-const TEXT_MAX: usize = 80;
-
-/// Times at which something has happened often, as a few runs.
-#[derive(Clone, Debug)]
-pub struct Runs {
-    /// First and last time of each.
-    pub runs: Vec<(u64, u64)>,
-    /// How often in all.
-    pub count: u64,
-    gap_us: u64,
-}
-
-impl Default for Runs {
-    fn default() -> Self {
-        Runs {
-            runs: Vec::new(),
-            count: 0,
-            gap_us: 2000,
-        }
-    }
-}
-
-impl Runs {
-    fn add(&mut self, t_us: u64) {
-        self.count += 1;
-        match self.runs.last_mut() {
-            Some(last) if t_us <= last.1.saturating_add(self.gap_us) => last.1 = last.1.max(t_us),
-            _ => self.runs.push((t_us, t_us)),
-        }
-        while self.runs.len() > RUNS_MAX {
-            self.gap_us = self.gap_us.saturating_mul(2);
-            let gap_us = self.gap_us;
-            self.runs.dedup_by(|next, last| {
-                let joined = next.0 <= last.1.saturating_add(gap_us);
-                if joined {
-                    last.1 = last.1.max(next.1);
-                }
-                joined
-            });
-        }
-    }
-
-    /// When it began.
-    pub fn first(&self) -> Option<u64> {
-        self.runs.first().map(|run| run.0)
-    }
-}
-
-/// What has become of a drain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// The log does not say.
-    Open,
-    /// So many faults were answered meanwhile.
-    Drained { answered: u32 },
-    /// So many were still outstanding.
-    Failed {
-        reason: DrainFailedReason,
-        outstanding: u32,
-        untaken_device: Option<u32>,
-    },
-    /// RELEASE or a reset has ended it.
-    GivenUp,
-}
-
-/// A drain.
-#[derive(Clone, Debug)]
-pub struct Drain {
-    pub generation: u64,
-    pub timeout_ms: u32,
-    pub begin_us: u64,
-    pub end_us: Option<u64>,
-    pub outcome: Outcome,
-    /// Devices that have come to rest.
-    pub quiesced: Vec<(u64, u32)>,
-}
-
-/// A state that was written.
-#[derive(Clone, Copy, Debug)]
-pub struct Save {
-    pub t_us: u64,
-    pub bytes: usize,
-    pub pending: usize,
-}
-
-/// A VM that has come.
-#[derive(Clone, Debug)]
-pub struct Arrival {
-    log: usize,
-    pub generation: u64,
-    pub load_us: Option<u64>,
-    pub release_us: Option<u64>,
-    pub released_us: Option<u64>,
-    pub replayed: Runs,
-    /// Each ticket was above the one before it.
-    pub in_order: bool,
-    last_ticket: Option<u64>,
-}
-
-/// Somebody has told somebody something.
-#[derive(Clone, Debug)]
-pub struct Mark {
-    pub t_us: u64,
-    pub from: Lane,
-    pub to: Lane,
-    pub text: String,
-    pub kind: Kind,
-    pub step: Option<u8>,
-}
-
-/// Something has lasted.
-#[derive(Clone, Debug)]
-pub struct Span {
-    pub text: String,
-    pub kind: Kind,
-    pub begin_us: u64,
-    pub end_us: u64,
-}
-
-/// What belongs to one drain, or between two sections of a log.
-#[derive(Clone, Debug, Default)]
-pub struct Part {
-    pub title: String,
-    pub note: String,
-    pub begin_us: u64,
-    pub drain: Option<Drain>,
-    /// The fault that was outstanding longest.
-    pub fault: Option<Fault>,
-    pub queued: Runs,
-    pub save: Option<Save>,
-    pub released_us: Option<u64>,
-    pub marks: Vec<Mark>,
-    pub spans: Vec<Span>,
-    /// At the other host, or in the same log later.
-    pub arrival: Option<Arrival>,
-    log: usize,
-    over: bool,
-}
-
-impl Part {
-    fn new(title: &str, note: &str, begin_us: u64, log: usize) -> Self {
-        Part {
-            title: short(title),
-            note: short(note),
-            begin_us,
-            log,
-            ..Part::default()
-        }
-    }
-
-    fn saw(&mut self, fault: Fault, now_us: u64) {
-        let length = |fault: &Fault| {
-            let end_us = fault.written_us.unwrap_or(now_us);
-            end_us.saturating_sub(fault.read_us)
-        };
-        if self
-            .fault
-            .is_none_or(|known| length(&fault) > length(&known))
-        {
-            self.fault = Some(fault);
-        }
-    }
-}
-
-fn short(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(TEXT_MAX)
-        .collect()
-}
 
 /// What is kept of drains in all.
 #[derive(Default)]

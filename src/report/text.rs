@@ -7,7 +7,8 @@ use std::fmt::{self, Display, Write};
 use super::{
     faults::Fault,
     log::Told,
-    story::{Outcome, Part, Story},
+    part::{Outcome, Part},
+    story::Story,
 };
 use crate::status::{
     histogram::Histogram,
