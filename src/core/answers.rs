@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Faults are answered, and the answers of their groups written to the channels.
 
-use super::channel_table::{Group, WriteJob};
+use super::channel::WriteJob;
 use super::fault_table::Owners;
+use super::group::Group;
 use super::{Core, GuestCommand, Observation, Observer};
 use crate::wire::{PageResponse, ResponseCode, U32};
 

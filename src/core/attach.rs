@@ -150,7 +150,7 @@ impl<O: Observer> Core<O> {
             let on_channel = |device: &&mut Device| device.channel == index;
             if let Some(device) = self.devices.get_mut(number).filter(on_channel) {
                 device.held = false;
-                self.held_changed = self.channels.changes.is_on();
+                self.held_changed = self.channels.changes().is_on();
                 device.lost = Some(reason);
                 while let Some(fault) = self.faults.first(&device.faults) {
                     let mut owners = Owners {

@@ -1,156 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Fault channels and the groups of faults that they name by cookies.
+//! The fault channels, what is to be done for each of them, and the groups that each has.
 
 use std::collections::VecDeque;
 
-use super::fault_table::BY_GROUP;
+use super::channel::{Blocked, Channel, ReadJob, WriteJob};
+use super::group::{Group, BY_CHANNEL};
+use super::group_table::Groups;
 use super::index::Index;
 use super::saved::{Changes, SavedGroup};
-use super::table::{Linked, Links, List, Table, NIL};
+use super::table::{List, NIL};
 use crate::wire::ResponseCode;
-
-/// List of all groups of a channel.
-const BY_CHANNEL: usize = 0;
-/// List of the groups of a channel whose answer is to be written.
-const ANSWERED: usize = 1;
-
-/// A group of faults that share one cookie and one answer.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Group {
-    links: [Links; 2],
-    hash_next: u32,
-    pub(super) channel: u32,
-    pub(super) cookie: u32,
-    pub(super) dev_id: u32,
-    /// Records read.
-    pub(super) records: u32,
-    /// The faults that the guest has not answered.
-    pub(super) faults: List<BY_GROUP>,
-    pub(super) code: ResponseCode,
-    /// Its last record has not been read.
-    pub(super) open: bool,
-    /// Its further records do not reach the guest.
-    pub(super) refused: bool,
-    /// The guest answers it as a whole, and not before it is complete.
-    pub(super) page_request: bool,
-    /// Its answer may have been written by a process that has ended.
-    pub(super) recovered: bool,
-    /// Place in the order in which groups were begun, if it is saved.
-    order: u64,
-}
-
-impl Group {
-    const BLANK: Self = Self {
-        links: [Links::NONE; 2],
-        hash_next: NIL,
-        channel: NIL,
-        cookie: 0,
-        dev_id: 0,
-        records: 0,
-        faults: List::new(),
-        code: ResponseCode::Success,
-        open: false,
-        refused: false,
-        page_request: false,
-        recovered: false,
-        order: 0,
-    };
-}
-
-impl Linked for Group {
-    fn links(&self) -> &[Links] {
-        &self.links
-    }
-
-    fn links_mut(&mut self) -> &mut [Links] {
-        &mut self.links
-    }
-}
-
-/// A fault channel.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Channel {
-    pub(super) number: u32,
-    /// Devices attached to it.
-    pub(super) devices: u32,
-    /// Read until empty since the last thing that could have put something into it.
-    pub(super) empty: bool,
-    /// A record of it found no room: [`Channels::set_blocked`].
-    pub(super) blocked: Option<Blocked>,
-    /// Devices of it that are held: it is neither read nor written.
-    pub(super) held: u32,
-    /// Its other end is the kernel, which aborts faults by itself when a page table is replaced.
-    pub(super) kernel: bool,
-    /// It is of the time before a reset, and so are the answers that it has yet to get.
-    pub(super) left_over: bool,
-    /// The group whose last record has not been read.
-    pub(super) open: Option<u32>,
-    pub(super) read: ReadJob,
-    pub(super) write: WriteJob,
-    groups: List<BY_CHANNEL>,
-    answers: List<ANSWERED>,
-}
-
-/// Whether the channel is to be read though poll may not report it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum ReadJob {
-    /// Only if it finds room after [`Channel::blocked`], or a drain must know whether it is empty.
-    None,
-    /// Yes: it was not read while its devices were held, or gone.
-    Due,
-    /// A thread has been told to, and has not said yet what it found.
-    GivenOut,
-}
-
-/// Where the answers of a channel are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum WriteJob {
-    /// Nobody has been told to write.
-    None,
-    /// The channel is in [`Channels::writes`].
-    Due,
-    /// A thread takes and writes them.
-    GivenOut,
-    /// The socket takes none.
-    Blocked,
-}
-
-impl Channel {
-    /// How many answers are to be written.
-    pub(super) fn answers_len(&self) -> u32 {
-        self.answers.len()
-    }
-
-    /// Something may have come since the channel was read.
-    pub(super) fn may_have_more(&mut self) {
-        self.empty = false;
-        if self.read == ReadJob::GivenOut {
-            self.read = ReadJob::None;
-        }
-    }
-
-    /// Whether a drain must know if something is left in it.
-    pub(super) fn is_unread(&self) -> bool {
-        !self.empty && self.blocked.is_none() && self.held == 0
-    }
-}
-
-/// What a record found no room in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Blocked {
-    /// The table of groups.
-    Groups,
-    /// The table of faults, or the limit of this device.
-    Faults { device: u32 },
-}
 
 /// The channels, by index, and their groups.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Channels {
     channels: Box<[Option<Channel>]>,
     numbers: Index,
-    groups: Table<Group>,
-    buckets: Box<[u32]>,
+    groups: Groups,
     /// Channels that are blocked.
     blocked: u32,
     /// Channels that have answers for a thread to write.
@@ -160,7 +26,6 @@ pub(super) struct Channels {
     /// Numbers of channels that have been closed, as nobody uses them, and that the shell is to
     /// close.
     closes: VecDeque<u32>,
-    pub(super) changes: Changes,
 }
 
 impl Channels {
@@ -173,20 +38,18 @@ impl Channels {
         Self {
             channels: (0..channels).map(|_| None).collect(),
             numbers: Index::new(channels),
-            groups: Table::new(groups, Group::BLANK),
-            buckets: vec![NIL; groups.next_power_of_two() as usize].into_boxed_slice(),
+            groups: Groups::new(groups),
             blocked: 0,
             writes: VecDeque::with_capacity(channels as usize),
             reads_due: false,
             closes: VecDeque::with_capacity(channels as usize),
-            changes: Changes::default(),
         }
     }
 
     /// Nothing of the past is left in free records.
     #[cfg(feature = "model")]
     pub(super) fn scrub(&mut self) {
-        self.groups.scrub(&Group::BLANK);
+        self.groups.scrub();
     }
 
     /// Lets a channel be read though poll may not report it.
@@ -248,20 +111,7 @@ impl Channels {
         let (index, slot) = (0..)
             .zip(self.channels.iter_mut())
             .find(|(_, slot)| slot.is_none())?;
-        *slot = Some(Channel {
-            number,
-            devices: 0,
-            empty: false,
-            blocked: None,
-            held: 0,
-            kernel: false,
-            left_over: false,
-            open: None,
-            read: ReadJob::None,
-            write: WriteJob::None,
-            groups: List::new(),
-            answers: List::new(),
-        });
+        *slot = Some(Channel::new(number));
         self.numbers.insert(number.into(), index);
         Some(index)
     }
@@ -301,7 +151,7 @@ impl Channels {
     }
 
     pub(super) fn free_groups(&self) -> u32 {
-        self.groups.free_len()
+        self.groups.records.free_len()
     }
 
     /// How many groups the channel has that wait for the guest, or for their answer to be written.
@@ -321,7 +171,16 @@ impl Channels {
 
     /// Whether no group waits for its end, for the guest, or for its answer to be written.
     pub(super) fn all_answered(&self) -> bool {
-        self.groups.is_unused()
+        self.groups.records.is_unused()
+    }
+
+    /// What the shared memory has not been told of.
+    pub(super) fn changes_mut(&mut self) -> &mut Changes {
+        &mut self.groups.changes
+    }
+
+    pub(super) fn changes(&self) -> &Changes {
+        &self.groups.changes
     }
 
     pub(super) fn group(&self, group: u32) -> &Group {
@@ -329,21 +188,12 @@ impl Channels {
     }
 
     pub(super) fn group_mut(&mut self, group: u32) -> &mut Group {
-        self.changes.note(group);
         self.groups.get_mut(group)
     }
 
     /// The group with this cookie that has not been answered.
     pub(super) fn by_cookie(&self, channel: u32, cookie: u32) -> Option<u32> {
-        let mut index = self.buckets[self.bucket(channel, cookie)];
-        while index != NIL {
-            let group = self.groups.get(index);
-            if group.channel == channel && group.cookie == cookie {
-                return Some(index);
-            }
-            index = group.hash_next;
-        }
-        None
+        self.groups.find(channel, cookie)
     }
 
     /// The oldest group of the channel.
@@ -353,7 +203,7 @@ impl Channels {
 
     /// The group of the same channel that came after `group`.
     pub(super) fn next_group(&self, group: u32) -> Option<u32> {
-        List::<BY_CHANNEL>::next(&self.groups, group)
+        List::<BY_CHANNEL>::next(&self.groups.records, group)
     }
 
     /// Forgets a group in whatever state it is, and its answer. Its faults are left to the caller.
@@ -365,7 +215,7 @@ impl Channels {
                 slot.open = None;
             }
             if answered {
-                slot.answers.remove(&mut self.groups, index);
+                slot.answers.remove(&mut self.groups.records, index);
             }
         }
         self.forget_group(index)
@@ -380,30 +230,15 @@ impl Channels {
         page_request: bool,
     ) -> Option<u32> {
         let slot = self.channels.get_mut(channel as usize)?.as_mut()?;
-        let index = self.groups.alloc()?;
+        let index = self.groups.begin(channel, cookie, dev_id, page_request)?;
         slot.open = Some(index);
-        slot.groups.push_back(&mut self.groups, index);
-        let bucket = self.bucket(channel, cookie);
-        let group = self.groups.get_mut(index);
-        group.hash_next = std::mem::replace(&mut self.buckets[bucket], index);
-        group.channel = channel;
-        group.cookie = cookie;
-        group.dev_id = dev_id;
-        group.records = 0;
-        group.faults = List::new();
-        group.code = ResponseCode::Success;
-        group.open = true;
-        group.refused = false;
-        group.page_request = page_request;
-        group.recovered = false;
-        group.order = self.changes.next_order();
-        self.changes.note(index);
+        slot.groups.push_back(&mut self.groups.records, index);
         Some(index)
     }
 
     /// What is saved of a group.
     pub(super) fn saved(&self, index: u32) -> Option<SavedGroup> {
-        let group = self.groups.lookup(index)?;
+        let group = self.groups.records.lookup(index)?;
         let channel = self.get(group.channel)?;
         Some(SavedGroup {
             channel: channel.number,
@@ -419,7 +254,7 @@ impl Channels {
     }
 
     pub(super) fn groups_len(&self) -> u32 {
-        self.groups.len()
+        self.groups.records.len()
     }
 
     /// Whether there is no channel.
@@ -429,13 +264,12 @@ impl Channels {
 
     /// Keeps the place of a group that was saved.
     pub(super) fn reserve(&mut self, index: u32) {
-        self.groups.alloc_at(index);
+        self.groups.reserve(index);
     }
 
     /// Gives up a place that was kept.
     pub(super) fn give_up(&mut self, index: u32) {
-        self.changes.note(index);
-        self.groups.release(index);
+        self.groups.give_up(index);
     }
 
     /// Puts a group that was saved into the place that was kept for it.
@@ -447,25 +281,11 @@ impl Channels {
         else {
             return;
         };
+        self.groups.restore(index, saved, channel);
         if saved.open {
             slot.open = Some(index);
         }
-        slot.groups.push_back(&mut self.groups, index);
-        let bucket = self.bucket(channel, saved.cookie);
-        let group = self.groups.get_mut(index);
-        group.hash_next = std::mem::replace(&mut self.buckets[bucket], index);
-        group.channel = channel;
-        group.cookie = saved.cookie;
-        group.dev_id = saved.dev_id;
-        group.records = saved.records;
-        group.faults = List::new();
-        group.code = saved.code;
-        group.open = saved.open;
-        group.refused = saved.refused;
-        group.page_request = saved.page_request;
-        group.recovered = true;
-        group.order = saved.order;
-        self.changes.note(index);
+        slot.groups.push_back(&mut self.groups.records, index);
     }
 
     /// The last record of the channel's open group has been read, or none is wanted any more.
@@ -511,7 +331,7 @@ impl Channels {
         }
         let channel = record.channel;
         if let Some(slot) = self.channels[channel as usize].as_mut() {
-            slot.answers.push_back(&mut self.groups, group);
+            slot.answers.push_back(&mut self.groups.records, group);
         }
         self.want_write(channel);
     }
@@ -520,7 +340,7 @@ impl Channels {
     pub(super) fn answers(&self, channel: u32) -> impl Iterator<Item = &Group> {
         self.get(channel)
             .into_iter()
-            .flat_map(|channel| channel.answers.iter(&self.groups))
+            .flat_map(|channel| channel.answers.iter(&self.groups.records))
             .map(|index| self.groups.get(index))
     }
 
@@ -528,18 +348,14 @@ impl Channels {
     pub(super) fn pop_answer(&mut self, channel: u32) -> Option<Group> {
         let slot = self.channels.get_mut(channel as usize)?.as_mut()?;
         let index = slot.answers.front()?;
-        slot.answers.remove(&mut self.groups, index);
+        slot.answers.remove(&mut self.groups.records, index);
         Some(self.forget_group(index))
     }
 
     /// Closes a channel that has neither devices nor answers to write.
     pub(super) fn close_if_unused(&mut self, channel: u32) {
-        let unused = |slot: &Channel| slot.devices == 0 && slot.groups.is_empty();
-        if let Some(number) = self
-            .get(channel)
-            .filter(|slot| unused(slot))
-            .map(|slot| slot.number)
-        {
+        let unused = self.get(channel).filter(|slot| slot.is_unused());
+        if let Some(number) = unused.map(|slot| slot.number) {
             self.close(channel);
             // There are more only if nobody takes them.
             if self.closes.len() == self.closes.capacity() {
@@ -569,70 +385,17 @@ impl Channels {
 
     fn forget_group(&mut self, index: u32) -> Group {
         let group = self.groups.get(index).clone();
-        self.unhash(index, &group);
         if let Some(slot) = self.channels[group.channel as usize].as_mut() {
-            slot.groups.remove(&mut self.groups, index);
+            slot.groups.remove(&mut self.groups.records, index);
         }
-        self.groups.get_mut(index).channel = NIL;
-        self.groups.release(index);
-        self.changes.note(index);
+        self.groups.remove(index);
         group
-    }
-
-    fn unhash(&mut self, index: u32, group: &Group) {
-        let bucket = self.bucket(group.channel, group.cookie);
-        if self.buckets[bucket] == index {
-            self.buckets[bucket] = group.hash_next;
-            return;
-        }
-        let mut before = self.buckets[bucket];
-        while before != NIL {
-            let next = self.groups.get(before).hash_next;
-            if next == index {
-                self.groups.get_mut(before).hash_next = group.hash_next;
-                return;
-            }
-            before = next;
-        }
-    }
-
-    /// Cookies are small numbers given in order, so that they spread well as they are.
-    fn bucket(&self, channel: u32, cookie: u32) -> usize {
-        let hash = cookie.wrapping_add(channel.wrapping_mul(0x9e37_79b9));
-        hash as usize & (self.buckets.len() - 1)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn test_cookie_in_crowded_bucket_is_found_until_forgotten() {
-        let mut channels = Channels::new(1, 4);
-        let buckets = u32::try_from(channels.buckets.len()).unwrap();
-        let channel = channels.open(7).unwrap();
-        for n in 0..4 {
-            channels
-                .open_group(channel, 1 + n * buckets, 0, false)
-                .unwrap();
-            channels.close_group(channel);
-        }
-        assert!(channels.by_cookie(channel, 1 + 2 * buckets).is_some());
-        assert!(channels.by_cookie(channel, 2).is_none());
-
-        for n in 0..4 {
-            assert_eq!(
-                channels.pop_answer(channel).unwrap().cookie,
-                1 + n * buckets
-            );
-            assert!(channels.by_cookie(channel, 1 + n * buckets).is_none());
-        }
-
-        assert!(channels.pop_answer(channel).is_none());
-        assert_eq!(channels.free_groups(), 6);
-        assert!(channels.buckets.iter().all(|bucket| *bucket == NIL));
-    }
 
     #[test]
     fn test_drop_channel_with_open_group_frees_everything() {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Faults read from the channels: taken, refused, or left there until there is room.
 
-use super::channel_table::{Blocked, ReadJob};
+use super::channel::{Blocked, ReadJob};
 use super::device_table::Device;
 use super::fault_table::{NewFault, Owners};
 use super::{Core, FaultError, Observation, Observer, RefusedReason};

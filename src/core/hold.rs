@@ -2,7 +2,7 @@
 //! What happens behind a fault channel's back: page tables are replaced, and the kernel aborts
 //! faults by itself.
 
-use super::channel_table::Blocked;
+use super::channel::Blocked;
 use super::fault_table::Owners;
 use super::table::NIL;
 use super::{Core, HoldError, Observation, Observer};
@@ -39,7 +39,7 @@ impl<O: Observer> Core<O> {
         }
         slot.held += 1;
         slot.may_have_more();
-        self.held_changed = self.channels.changes.is_on();
+        self.held_changed = self.channels.changes().is_on();
         self.observe(now_ns, Observation::Held { device });
         self.disturb_drained(now_ns);
         Ok(())
@@ -123,7 +123,7 @@ impl<O: Observer> Core<O> {
             return;
         }
         let channel = state.channel;
-        self.held_changed = self.channels.changes.is_on();
+        self.held_changed = self.channels.changes().is_on();
         if let Some(slot) = self.channels.get_mut(channel) {
             slot.held -= 1;
             slot.may_have_more();

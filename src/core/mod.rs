@@ -28,12 +28,15 @@ mod answers;
 mod attach;
 #[cfg(feature = "model")]
 mod canonical;
+mod channel;
 mod channel_table;
 mod device_table;
 mod drain;
 mod error;
 mod fault_intake;
 mod fault_table;
+mod group;
+mod group_table;
 mod hold;
 mod index;
 mod limits;

@@ -128,14 +128,14 @@ impl<O: Observer> Core<O> {
 
     pub(super) fn start_changes(&mut self, group_order: u64, fault_order: u64) {
         let groups = self.channels.groups_len();
-        self.channels.changes.start(groups, group_order);
+        self.channels.changes_mut().start(groups, group_order);
         let faults = self.faults.capacity();
         self.faults.changes.start(faults, fault_order);
     }
 
     /// Nothing is saved any more.
     pub fn stop_saving(&mut self) {
-        self.channels.changes = super::saved::Changes::default();
+        *self.channels.changes_mut() = super::saved::Changes::default();
         self.faults.changes = super::saved::Changes::default();
         self.numbers = Numbers::default();
     }
@@ -143,7 +143,7 @@ impl<O: Observer> Core<O> {
     /// Tells what has changed since the last time, and the number of the last message of the portal
     /// ring that has taken effect.
     pub fn save(&mut self, to: &mut impl Saver) -> u64 {
-        while let Some(index) = self.channels.changes.pop() {
+        while let Some(index) = self.channels.changes_mut().pop() {
             to.group(index, self.channels.saved(index).as_ref());
         }
         while let Some(index) = self.faults.changes.pop() {
@@ -174,7 +174,7 @@ impl<O: Observer> Core<O> {
 
     /// The rings count from 1 again, the numbers go on.
     pub(super) fn fold_numbers(&mut self) {
-        if self.channels.changes.is_on() {
+        if self.channels.changes().is_on() {
             let numbers = &mut self.numbers;
             numbers.event_base = numbers.event_base.wrapping_add(self.event_seq);
             numbers.portal_base = numbers.portal_base.wrapping_add(self.portal_seq);

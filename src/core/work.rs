@@ -6,7 +6,7 @@
 //! comes up while that thread is at it becomes a job of its next step, so that two threads neither
 //! write the same answers nor read the same channel to no purpose.
 
-use super::channel_table::{ReadJob, WriteJob};
+use super::channel::{ReadJob, WriteJob};
 use super::{Core, Observer};
 
 /// Something to be done to a channel, named by its number.
@@ -88,7 +88,7 @@ impl<O: Observer> Core<O> {
         if !quiet && !self.channels.may_want_read() {
             return None;
         }
-        let wanted = |index, slot: &super::channel_table::Channel| match slot.read {
+        let wanted = |index, slot: &super::channel::Channel| match slot.read {
             ReadJob::GivenOut => false,
             ReadJob::Due => self.wants_read_at(index),
             ReadJob::None if slot.blocked.is_some() => self.wants_read_at(index),
