@@ -63,7 +63,7 @@ pub use limits::{Limits, LimitsError};
 pub use observe::{GuestCommand, Observation, Observer, RefusedReason};
 pub use recover::Recovered;
 pub use saved::{SavedFault, SavedGroup, Saver};
-
+pub use status::DeviceFigures;
 pub use work::{Job, Wants};
 
 use channel_table::Channels;

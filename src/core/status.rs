@@ -8,7 +8,31 @@ use crate::wire::{
     ConfigSpace, Figures, StatusBlock, CONFIG_MAGIC, PROTOCOL_VERSION, U16, U32, U64,
 };
 
+/// What a device has of what all of them have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceFigures {
+    /// Faults that the guest has not answered.
+    pub unanswered: u32,
+    /// The most of them: its own limit, or the share.
+    pub fault_limit: u32,
+    /// Its own limit, as it was attached; 0: none.
+    pub max_outstanding: u32,
+    /// Its submissions in the queue.
+    pub pending: u32,
+}
+
 impl<O: Observer> Core<O> {
+    /// What a device has, if it is attached.
+    pub fn device_figures(&self, number: u32) -> Option<DeviceFigures> {
+        let device = self.devices.get(number)?;
+        Some(DeviceFigures {
+            unanswered: device.faults.len(),
+            fault_limit: device.limit(&self.faults, self.fault_share()),
+            max_outstanding: device.max_outstanding,
+            pending: self.pending.of_device(number),
+        })
+    }
+
     /// What GET_CONFIG answers.
     pub fn config_space(&self, now_ns: u64) -> ConfigSpace {
         let oldest = self.faults.oldest(now_ns);

@@ -37,6 +37,11 @@ impl PendingQueue {
         u32::try_from(self.queue.len()).unwrap_or(u32::MAX)
     }
 
+    /// How many a device has.
+    pub(super) fn of_device(&self, device: u32) -> u32 {
+        self.of_device.get(device as usize).copied().unwrap_or(0)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }

@@ -13,7 +13,11 @@ use std::sync::{
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{cell::Cell, estimate::LastMinute, histogram::Histogram};
-use crate::{core::Limits, trace::recent::Recent, wire::StatusBlock};
+use crate::{
+    core::{DeviceFigures, Limits},
+    trace::recent::Recent,
+    wire::StatusBlock,
+};
 
 const BLOCK_WORDS: usize = size_of::<StatusBlock>() / 8;
 
@@ -74,10 +78,56 @@ pub struct DeviceRow {
     pub held: AtomicBool,
     pub sid: AtomicU32,
     pub channel: AtomicU32,
-    /// Faults that the guest has not answered.
+    /// Faults that the guest has not answered, and the most of them.
     pub unanswered: AtomicU32,
+    pub fault_limit: AtomicU32,
+    pub max_outstanding: AtomicU32,
+    pub pending: AtomicU32,
     pub faults: AtomicU64,
     pub submissions: AtomicU64,
+}
+
+impl DeviceRow {
+    fn publish(&self, figures: &DeviceFigures) {
+        self.unanswered.store(figures.unanswered, Relaxed);
+        self.fault_limit.store(figures.fault_limit, Relaxed);
+        self.max_outstanding.store(figures.max_outstanding, Relaxed);
+        self.pending.store(figures.pending, Relaxed);
+    }
+}
+
+/// Devices whose figures a step may have changed: a bit for each.
+#[derive(Debug, Default)]
+struct Touched([AtomicU64; TOUCHED_WORDS]);
+
+const TOUCHED_WORDS: usize = Limits::DEVICES_MAX.div_ceil(u64::BITS) as usize;
+
+impl Touched {
+    fn set(&self, device: u32) {
+        if let Some(word) = self.0.get((device / u64::BITS) as usize) {
+            let bits = word.load(Relaxed) | 1 << (device % u64::BITS);
+            word.store(bits, Relaxed);
+        }
+    }
+
+    fn set_all(&self) {
+        self.0.iter().for_each(|word| word.store(u64::MAX, Relaxed));
+    }
+
+    /// Each of them, once.
+    fn take(&self, mut each: impl FnMut(u32)) {
+        for (first, word) in (0..).step_by(u64::BITS as usize).zip(&self.0) {
+            let mut bits = word.load(Relaxed);
+            if bits == 0 {
+                continue;
+            }
+            word.store(0, Relaxed);
+            while bits != 0 {
+                each(first + bits.trailing_zeros());
+                bits &= bits - 1;
+            }
+        }
+    }
 }
 
 /// Counters that the config space does not have.
@@ -106,6 +156,7 @@ pub struct Board {
     pub steps: [Histogram; 4],
     pub drains: Histogram,
     pub devices: Box<[DeviceRow]>,
+    touched: Touched,
     pub counts: Counts,
     pub last_minute: Arc<LastMinute>,
     pub recent: Recent,
@@ -127,15 +178,22 @@ impl Board {
             devices: (0..limits.max_devices)
                 .map(|_| DeviceRow::default())
                 .collect(),
+            touched: Touched::default(),
             counts: Counts::default(),
             last_minute: Arc::default(),
             recent: Recent::default(),
         }
     }
 
-    /// What the state machine says of itself after a step.
-    pub fn publish(&self, status: &StatusBlock) {
+    /// What the state machine says of itself after a step, and of the devices that it concerned.
+    pub fn publish(&self, status: &StatusBlock, figures: impl Fn(u32) -> Option<DeviceFigures>) {
         self.block.store(&zerocopy::transmute!(*status));
+        self.touched.take(|device| {
+            let row = self.devices.get(device as usize);
+            if let (Some(row), Some(figures)) = (row, figures(device)) {
+                row.publish(&figures);
+            }
+        });
         if self.drain_failed.load(Relaxed) {
             self.drain_failed.store(false, Relaxed);
             let read_ns = match status.oldest_flags.get() {
@@ -150,6 +208,17 @@ impl Board {
                 status.oldest_flags.get().into(),
             ]);
         }
+    }
+
+    /// A step has changed what a device has. Like [`Self::publish`] it is called by one thread at a
+    /// time.
+    pub(super) fn touch(&self, device: u32) {
+        self.touched.set(device);
+    }
+
+    /// The same of all devices.
+    pub(super) fn touch_all(&self) {
+        self.touched.set_all();
     }
 
     pub(super) fn put_drain(&self, drain: Drain) {

@@ -73,6 +73,14 @@ pub struct Device {
     pub held: bool,
     /// Faults that the guest has not answered.
     pub unanswered: u32,
+    /// The most of them that it may have: `max_outstanding`, or the share if that is 0.
+    pub fault_limit: u32,
+    /// As it was attached.
+    pub max_outstanding: u32,
+    /// Its submissions in the queue.
+    pub pending: u32,
+    /// The most of them: the queue is one for all devices.
+    pub pending_limit: u32,
     /// Faults read, since it was attached.
     pub faults_read: u64,
     /// Submissions received, since it was attached.
@@ -215,7 +223,7 @@ impl Document {
             resets: count(&counts.resets),
             phase: Phase::from_raw(block.phase.get()).unwrap_or(DEFAULT_PHASE),
             generation: block.generation.get(),
-            devices: devices(&board.devices),
+            devices: devices(board),
             max_devices: board.limits.max_devices,
             faults: faults(board, &block, now_ns),
             submissions: Submissions {
@@ -245,7 +253,7 @@ fn seconds(ns: u64) -> f64 {
     ns as f64 / 1e9
 }
 
-fn devices(rows: &[DeviceRow]) -> Vec<Device> {
+fn devices(board: &Board) -> Vec<Device> {
     let attached = |(_, row): &(u32, &DeviceRow)| row.attached.load(Acquire);
     let device = |(device, row): (u32, &DeviceRow)| Device {
         device,
@@ -254,10 +262,15 @@ fn devices(rows: &[DeviceRow]) -> Vec<Device> {
         lost: row.lost.load(Relaxed),
         held: row.held.load(Relaxed),
         unanswered: row.unanswered.load(Relaxed),
+        fault_limit: row.fault_limit.load(Relaxed),
+        max_outstanding: row.max_outstanding.load(Relaxed),
+        pending: row.pending.load(Relaxed),
+        pending_limit: board.limits.max_pending,
         faults_read: row.faults.load(Relaxed),
         submissions: row.submissions.load(Relaxed),
     };
-    (0..).zip(rows).filter(attached).map(device).collect()
+    let rows = (0..).zip(&board.devices);
+    rows.filter(attached).map(device).collect()
 }
 
 fn faults(board: &Board, block: &StatusBlock, now_ns: u64) -> Faults {

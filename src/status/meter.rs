@@ -73,14 +73,6 @@ impl Meter {
         }
     }
 
-    /// A fault is not the guest's to answer any more.
-    fn answered(&self, device: u32) {
-        if let Some(row) = self.device(device) {
-            let left = row.unanswered.load(Relaxed).saturating_sub(1);
-            row.unanswered.store(left, Relaxed);
-        }
-    }
-
     fn fault_read(&mut self, device: u32, stag: u16, group: (u32, u32), now_ns: u64) {
         if let Some(fault) = self.faults.get_mut(usize::from(stag)) {
             *fault = Fault {
@@ -88,10 +80,8 @@ impl Meter {
                 event_ns: 0,
             };
         }
-        if let Some(row) = self.device(device) {
-            row.unanswered.fetch_add(1, Relaxed);
-            row.faults.fetch_add(1, Relaxed);
-        }
+        self.count(|row| &row.faults, device);
+        self.board.touch(device);
         self.estimator.fault(now_ns);
         if self.groups.len() < self.most_groups && !self.groups.contains_key(&group) {
             let begun = Group {
@@ -104,7 +94,7 @@ impl Meter {
     }
 
     fn guest_answered(&mut self, device: u32, stag: u16, group: (u32, u32), now_ns: u64) {
-        self.answered(device);
+        self.board.touch(device);
         if let Some(fault) = self.faults.get(usize::from(stag)) {
             if fault.event_ns != 0 {
                 let ns = now_ns.saturating_sub(fault.event_ns);
@@ -157,7 +147,6 @@ impl Meter {
             return;
         };
         row.attached.store(false, Release);
-        row.unanswered.store(0, Relaxed);
         let channel = row.channel.load(Relaxed);
         let in_use = self
             .board
@@ -231,20 +220,28 @@ impl Meter {
                     row.lost.store(false, Relaxed);
                     row.held.store(false, Relaxed);
                     row.unanswered.store(0, Relaxed);
+                    row.pending.store(0, Relaxed);
                     row.faults.store(0, Relaxed);
                     row.submissions.store(0, Relaxed);
                     row.attached.store(true, Release);
                 }
+                // The share of each is another one.
+                self.board.touch_all();
             }
-            Observation::Detached { device, .. } => self.detached(device, now_ns),
+            Observation::Detached { device, .. } => {
+                self.detached(device, now_ns);
+                self.board.touch_all();
+            }
+            Observation::DeviceReset { device, .. } => self.board.touch(device),
+            Observation::Restored { .. } | Observation::Recovered { .. } => self.board.touch_all(),
             Observation::ChannelLost { channel, .. } => {
                 let of_it = |row: &&DeviceRow| {
                     row.channel.load(Relaxed) == channel && row.attached.load(Relaxed)
                 };
                 for row in self.board.devices.iter().filter(of_it) {
                     row.lost.store(true, Relaxed);
-                    row.unanswered.store(0, Relaxed);
                 }
+                self.board.touch_all();
                 self.forget(|other| other == channel, now_ns);
             }
             Observation::Held { device } | Observation::Unheld { device, .. } => {
@@ -256,7 +253,6 @@ impl Meter {
             Observation::Reset { .. } => {
                 for row in &self.board.devices {
                     row.attached.store(false, Release);
-                    row.unanswered.store(0, Relaxed);
                 }
                 self.forget(|_| true, now_ns);
                 self.board.counts.resets.fetch_add(1, Relaxed);
@@ -291,13 +287,17 @@ impl Observer for Meter {
                 channel, cookie, ..
             } => self.ended((channel, cookie), false, now_ns),
             Observation::FaultAborted { device, .. } => {
-                self.answered(device);
+                self.board.touch(device);
                 self.board.counts.aborted.fetch_add(1, Relaxed);
             }
             Observation::FaultRefused { .. } => {
                 self.board.counts.refused.fetch_add(1, Relaxed);
             }
-            Observation::Submitted { device, .. } => self.count(|row| &row.submissions, device),
+            Observation::Submitted { device, .. } => {
+                self.count(|row| &row.submissions, device);
+                self.board.touch(device);
+            }
+            Observation::Replayed { device, .. } => self.board.touch(device),
             _ => {
                 self.device_changed(observation, now_ns);
                 self.drain_changed(observation, now_ns);

@@ -248,6 +248,12 @@ impl Families {
             let unanswered = device.unanswered.into();
             let help = "Faults of a device that the guest has not answered.";
             self.gauge("vsva_device_faults_unanswered", help, &labels, unanswered);
+            let help = "Faults that a device may have unanswered: its own limit, or the share.";
+            let limit = device.fault_limit.into();
+            self.gauge("vsva_device_faults_max", help, &labels, limit);
+            let help = "Submissions of a device that are queued.";
+            let pending = device.pending.into();
+            self.gauge("vsva_device_submissions_pending", help, &labels, pending);
             let help = "Whether the fault channel of a device has ended.";
             self.gauge("vsva_device_lost", help, &labels, lost);
             let help = "Faults of a device read since it was attached.";

@@ -19,3 +19,5 @@ pub(crate) mod meter;
 pub mod metrics;
 pub(crate) mod server;
 pub mod table;
+#[cfg(test)]
+mod tests;

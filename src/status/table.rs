@@ -116,10 +116,18 @@ fn write_details(out: &mut String, name: &str, document: &Document) -> fmt::Resu
     for device in &document.devices {
         writeln!(
             out,
-            "  device {}: SID {:#x}, {} of {} faults unanswered, {} submissions{}{}",
+            "  device {}: SID {:#x}, {} of {} faults outstanding ({}), {} of {} submissions pending; \
+             {} faults and {} submissions in all{}{}",
             device.device,
             device.sid,
             device.unanswered,
+            device.fault_limit,
+            match device.max_outstanding {
+                0 => "its share",
+                _ => "its own limit",
+            },
+            device.pending,
+            device.pending_limit,
             device.faults_read,
             device.submissions,
             if device.held { ", held" } else { "" },

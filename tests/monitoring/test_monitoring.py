@@ -40,6 +40,15 @@ CASES = (
         ("81", "100"),
     ),
     (
+        "VsvaQueueNearLimit",
+        (
+            'vsva_device_faults_unanswered{vm="vm1",sid="0x10"}',
+            'vsva_device_faults_max{vm="vm1",sid="0x10"}',
+        ),
+        ("79", "100"),
+        ("81", "100"),
+    ),
+    (
         "VsvaDrainFailing",
         ('vsva_last_drain_failed{vm="vm1"}',),
         ("0",),

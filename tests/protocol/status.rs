@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::{
-        fd::{AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
             fs::PermissionsExt,
             net::{UnixListener, UnixStream},
@@ -22,10 +22,14 @@ use rustix::{
     net::sockopt,
 };
 use serde_json::Value;
-use vhost_user_vsva::{frontend::Event, frontend::Frontend};
+use vhost_user_vsva::{
+    frontend::{Attachment, Event, Frontend},
+    wire::PERM_READ,
+};
 
 use crate::support::{
-    command, options, retry_on_intr, show_messages, submission, Backend, OneDevice, HANG, LONG,
+    attachment, command, options, retry_on_intr, show_messages, submission, Backend, FaultSource,
+    OneDevice, HANG, LONG,
 };
 
 /// More than are served at a time.
@@ -40,10 +44,14 @@ struct Watched {
 
 impl Watched {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    fn start_with(words: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let status = dir.path().join("vm1.status.sock");
         let option = format!("--status-socket={}", status.display());
-        let backend = Backend::start_at(dir, &[&option]);
+        let backend = Backend::start_at(dir, &[&[option.as_str()], words].concat());
         Watched { backend, status }
     }
 
@@ -201,6 +209,57 @@ fn test_metrics_say_what_the_status_says() {
     assert!(whole(r#"_sum{step="whole"}"#) > 0.0);
     let device = r#"vsva_device_faults_unanswered{sid="0x10"}"#;
     assert_eq!(metric(&text, device), 1.0);
+}
+
+#[test]
+fn test_device_that_floods_is_shown_at_its_limit_in_each_form() {
+    let watched = Watched::start_with(&["--max-device-faults=5", "--max-pending=8"]);
+    let mut frontend = watched.backend.connect();
+    let mut attach = frontend.attach_channel().unwrap();
+    let (mut flood, fd) = FaultSource::new(100);
+    attach.attach(&attachment(0), Some(fd.as_fd())).unwrap();
+    let (_other, fd) = FaultSource::new(101);
+    let own = Attachment {
+        max_outstanding: 3,
+        ..attachment(1)
+    };
+    attach.attach(&own, Some(fd.as_fd())).unwrap();
+    let faults: Vec<_> = (0..9)
+        .map(|page| flood.fault(1, page << 12, PERM_READ))
+        .collect();
+    flood.raise(&faults);
+    frontend.drain(1, LONG).unwrap();
+    frontend.submit(1, &submission(0)).unwrap();
+    let document = watched.wait(|document| {
+        document["devices"][0]["unanswered"] == 5 && document["submissions"]["pending"] == 1
+    });
+
+    let figures = |device: usize| {
+        [
+            "unanswered",
+            "fault_limit",
+            "max_outstanding",
+            "pending",
+            "pending_limit",
+        ]
+        .map(|member| document["devices"][device][member].as_u64().unwrap())
+    };
+    assert_eq!(figures(0), [5, 5, 0, 0, 8]);
+    assert_eq!(figures(1), [0, 3, 3, 1, 8]);
+    let text = get(&watched.status, "/metrics");
+    let of = |name: &str, sid: &str| metric(&text, &format!("vsva_device_{name}{{sid=\"{sid}\"}}"));
+    assert_eq!(of("faults_unanswered", "0x10"), 5.0);
+    assert_eq!(of("faults_max", "0x10"), 5.0);
+    assert_eq!(of("faults_max", "0x11"), 3.0);
+    assert_eq!(of("submissions_pending", "0x11"), 1.0);
+    let screen = run_status(&[], &[&watched.status]);
+    let screen = String::from_utf8(screen.stdout).unwrap();
+    for line in [
+        "SID 0x10, 5 of 5 faults outstanding (its share), 0 of 8 submissions pending;",
+        "SID 0x11, 0 of 3 faults outstanding (its own limit), 1 of 8 submissions pending;",
+    ] {
+        assert!(screen.contains(line), "{screen}");
+    }
 }
 
 #[test]

@@ -106,7 +106,8 @@ impl Published {
 
     fn publish(&mut self, now_ns: u64) {
         let status = self.core.status(now_ns);
-        self.board.publish(&status);
+        self.board
+            .publish(&status, |device| self.core.device_figures(device));
         if let Some(memory) = &mut self.memory {
             memory.publish(&status);
         }
