@@ -19,7 +19,10 @@ use std::{
 use env_logger::{Builder, Logger, Target};
 use log::{LevelFilter, Log, Metadata, Record};
 
-use self::{limit::Limit, queue::Queue};
+use self::{
+    limit::{Limit, Suppressed, QUIET},
+    queue::Queue,
+};
 
 /// How long the last messages may take to be written.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
@@ -57,6 +60,7 @@ pub fn start() -> io::Result<()> {
 
 /// Waits until everything has been written, for a limited time.
 pub fn finish() {
+    log::logger().flush();
     // Without its thread nothing can be written.
     if start().is_ok() {
         QUEUE.wait_written(Instant::now() + FINISH_LIMIT);
@@ -88,6 +92,14 @@ impl Limited {
         let limit = Limit::default();
         Limited { logger, limit }
     }
+
+    fn tell_suppressed(&self, now: Instant, quiet: Duration) {
+        for Suppressed { count, first } in self.limit.quiet(now, quiet) {
+            say(&format!(
+                "{count} messages were suppressed, the first: {first}"
+            ));
+        }
+    }
 }
 
 impl Log for Limited {
@@ -102,9 +114,12 @@ impl Log for Limited {
         // Whoever wants to see every step gets it.
         if record.level() <= log::Level::Info {
             let site = (record.file_static().unwrap_or(""), record.line());
-            let Some(suppressed) = self.limit.admit(site, Instant::now()) else {
+            let now = Instant::now();
+            let text = || record.args().to_string();
+            let Some(suppressed) = self.limit.admit(site, now, text) else {
                 return;
             };
+            self.tell_suppressed(now, QUIET);
             if suppressed > 0 {
                 // In one statement: before Rust 1.89 the text does not outlive it.
                 self.logger.log(
@@ -121,5 +136,8 @@ impl Log for Limited {
         self.logger.log(record);
     }
 
-    fn flush(&self) {}
+    /// What is left to be told.
+    fn flush(&self) {
+        self.tell_suppressed(Instant::now(), Duration::ZERO);
+    }
 }

@@ -91,7 +91,7 @@ rig_kernel_tests()
 	rig_run suites "$@" "${suites[@]}" \
 		--backend-path "/build/target/$RIG_TARGET/release/vhost-user-vsva" \
 		--skip process::test_socket_from_systemd_is_served --skip faults::test_end_of_the_owner_process_loses_its_devices \
-		--skip logs::test_event_log_that_is_as_large_as_it_may_be_does_not_end_the_process \
+		--skip logs::test_files_that_are_as_large_as_they_may_be_do_not_end_the_process \
 		--skip shell::test_client_without_descriptors_to_serve_it_is_hung_up_on \
 		--skip shell::test_connection_that_cannot_be_started_leaves_no_descriptor_behind --skip recovery:: \
 		--skip status::test_status_socket_from_systemd_is_served_whatever_its_place \

@@ -123,27 +123,64 @@ fn test_event_log_that_nobody_reads_holds_neither_faults_nor_deadlines_nor_sigte
 }
 
 #[test]
-fn test_event_log_that_is_as_large_as_it_may_be_does_not_end_the_process() {
+fn test_files_that_are_as_large_as_they_may_be_do_not_end_the_process() {
     let dir = tempfile::tempdir().unwrap();
-    let log = dir.path().join("events");
-    std::fs::write(&log, [b'\n'; 8192]).unwrap();
+    let [log, trace, messages] = ["events", "trace", "messages"].map(|name| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, [b'\n'; 8192]).unwrap();
+        path
+    });
     let socket = dir.path().join("vsva.sock");
     let mut child = Command::new("sh")
         .args([
             "-c",
-            "ulimit -f 1; exec \"$0\" --socket-path \"$1\" --event-log \"$2\"",
+            "ulimit -f 1; exec \"$0\" --log-level=trace --socket-path \"$1\" --event-log \"$2\" \
+             --trace \"$3\" 2>>\"$4\"",
         ])
         .args([
             env!("CARGO_BIN_EXE_vhost-user-vsva").as_ref(),
             &*socket,
             &*log,
+            &*trace,
+            &*messages,
         ])
         .env_remove("RUST_LOG")
         .spawn()
         .unwrap();
-    let stream = connect(&mut child, &socket);
-    drop(stream);
+    let frontend = Frontend::from_stream(connect(&mut child, &socket), &options()).unwrap();
+    serve_faults(&mut OneDevice::with_frontend(frontend), 1000);
     terminate(&mut child);
+    for (path, most) in [(log, 8192), (trace, 1024), (messages, 8192)] {
+        let length = std::fs::metadata(&path).unwrap().len();
+        assert!(length <= most, "{path:?} has {length} bytes");
+    }
+}
+
+#[test]
+fn test_event_log_on_a_full_disk_holds_neither_faults_nor_sigterm() {
+    let backend = Backend::start_with(&["--event-log", "/dev/full"]);
+    let mut vm = OneDevice::new(&backend);
+    serve_faults(&mut vm, 100);
+    assert!(backend.terminate().success());
+}
+
+#[test]
+fn test_stderr_that_cannot_be_written_holds_neither_faults_nor_sigterm() {
+    let gone = || rustix::pipe::pipe().unwrap().1;
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for stderr in [Stdio::from(full()), Stdio::from(gone()), Stdio::null()] {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsva.sock");
+        let mut child = command()
+            .args(["--log-level", "trace", "--socket-path"])
+            .arg(&socket)
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let frontend = Frontend::from_stream(connect(&mut child, &socket), &options()).unwrap();
+        serve_faults(&mut OneDevice::with_frontend(frontend), 100);
+        terminate(&mut child);
+    }
 }
 
 #[test]
@@ -190,4 +227,14 @@ fn test_requests_that_are_refused_without_end_are_not_all_logged() {
         .filter(|line| line.contains("for device 0"))
         .count();
     assert!((100..2500).contains(&lines), "{lines} lines");
+    let number = |line: &str| -> Option<usize> {
+        let line = line.strip_prefix("vhost-user-vsva: ").unwrap_or(line);
+        let words = line.rsplit_once("] ").map_or(line, |(_, words)| words);
+        let (count, rest) = words.split_once(" messages ")?;
+        rest.contains("suppressed").then(|| count.parse().unwrap())
+    };
+    let suppressed: usize = text.lines().filter_map(number).sum();
+    // The first one of those that are told last is quoted.
+    let last = text.lines().any(|line| line.contains("the first: "));
+    assert_eq!(lines + suppressed - usize::from(last), 5000, "{text}");
 }
