@@ -79,8 +79,9 @@ class Life(LibvirtTest):
         self.assertEqual(self.installed_as(host), "config-files")
         self.assertFalse(host.path("/usr/libexec/vhost-user-vsva").exists())
         self.assertTrue(host.path(PROFILE).exists())
+        host.run("mkdir", "-p", "/var/log/vhost-user-vsva", "/var/log/private/vhost-user-vsva/of-a-domain")
         host.run("dpkg", "--purge", *packages())
-        self.assertEqual(host.run("find", "/etc", "/usr", "/var/lib/dpkg", "-name", "*vsva*").stdout, "")
+        self.assertEqual(host.run("find", "/etc", "/usr", "/var/lib/dpkg", "/var/log", "-name", "*vsva*").stdout, "")
         self.assertIn("QEMU emulator version", host.run("/usr/bin/qemu-system-aarch64", "--version").stdout)
 
     def test_packages_on_debian_13_are_upgraded_under_a_domain_and_leave_nothing(self):
