@@ -112,14 +112,13 @@ deb_program_arm64()
 	echo "$toolchain/root/$RIG_BUILD/target/$RIG_TARGET/release/vhost-user-vsva"
 }
 
-# qemu_deb QEMU: of what was built of Debian's source package and the series
+# qemu_deb QEMU ARCH: of what was built of Debian's source package and the series
 qemu_deb()
 {
-	local source tree version arch
+	local arch=$2 source tree version
 
 	source=$(qemu_source)
 	version=$(awk '$1 == "version" { print $2 }' "$VSVA_PATCHES/SOURCE")
-	arch=$(dpkg --print-architecture)
 	# 10.2.2 of 1:10.2.2+ds-1: the name is another one than the distribution's.
 	tree=$(deb_tree qemu-system-arm-vsva \
 		"$(sed -E 's/^[0-9]+://; s/[+-].*//' <<<"$version")+vsva$(deb_version)-1" \

@@ -6,8 +6,8 @@ PACKAGES_BUILD=(build-essential bc bison dpkg-dev flex git ninja-build patch pkg
 	python3 python3-venv xz-utils libfdt-dev libglib2.0-dev libpixman-1-dev)
 PACKAGES_DEB=(debhelper dh-apparmor dpkg-dev git python3)
 PACKAGES_LINTIAN=(lintian man-db)
-PACKAGES_GUEST=(build-essential bc bison dpkg-dev flex xz-utils gcc-aarch64-linux-gnu
-	libc6-dev-arm64-cross)
+PACKAGES_CROSS=(gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+PACKAGES_GUEST=(build-essential bc bison dpkg-dev flex xz-utils "${PACKAGES_CROSS[@]}")
 PACKAGES_PYTHON=(ca-certificates python3 python3-venv)
 PACKAGES_CHECKPATCH=(git perl)
 PACKAGES_CHECKPATCH_EACH=(ccache)

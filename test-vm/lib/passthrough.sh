@@ -21,34 +21,6 @@ l1_kernel()
 	}
 }
 
-# A folder with the libraries that inner QEMUs are linked with, of this machine's release.
-arm64_sysroot()
-{
-	local key
-
-	key=$({
-		digest_files "$VSVA_TEST_VM/make/arm64-sysroot" "$VSVA_TEST_VM/lib/debs.sh"
-		sed -n '/^VERSION_CODENAME=/p' /etc/os-release
-	} | digest)
-	cache_make arm64-sysroot "$key" arm64-sysroot
-}
-
-# A folder with qemu-system-aarch64 for arm64 hosts.
-inner_qemu()
-{
-	local qemu venv sysroot key
-
-	qemu=$(qemu_patched)
-	venv=$(venv_path build)
-	sysroot=$(arm64_sysroot)
-	key=$({
-		echo "$qemu" "$venv"
-		digest_files "$VSVA_TEST_VM/make/inner-qemu" "$sysroot/VERSIONS"
-		cross_compiler
-	} | digest)
-	cache_make inner-qemu "$key" inner-qemu "$qemu/src" "$venv" "$sysroot"
-}
-
 # passthrough_programs KERNEL TOOLCHAIN: a folder with vsva_vfio_pci.ko and plain
 passthrough_programs()
 {
@@ -85,14 +57,14 @@ passthrough_initramfs()
 	local kernel=$1 toolchain=$2 programs qemu arm64 out=$VSVA_OUT/passthrough
 
 	programs=$(passthrough_programs "$kernel" "$toolchain")
-	qemu=$(inner_qemu)
+	qemu=$(qemu_arm64 inner-qemu --enable-kvm --disable-tcg)
 	arm64=$(passthrough_arm64 "$toolchain")
 	mkdir -p "$out"
 	passthrough_pack "$out/plain-initramfs" "init=$programs/plain"
 	passthrough_pack "$out/initramfs" \
 		"init=$arm64/vsva-l1" \
 		"vhost-user-vsva=$arm64/vhost-user-vsva" \
-		"qemu-system-aarch64=$qemu/qemu-system-aarch64" \
+		"qemu-system-aarch64=$qemu/build/qemu-system-aarch64" \
 		"vsva_vfio_pci.ko=$programs/vsva_vfio_pci.ko" \
 		"guest/plain-kernel=$kernel/kernel" \
 		"guest/plain-initramfs=$out/plain-initramfs" \

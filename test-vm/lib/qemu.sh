@@ -48,3 +48,38 @@ qemu_unpatched()
 {
 	qemu_path qemu-base
 }
+
+# A folder with the libraries that a QEMU for arm64 hosts is linked with, of this machine's release.
+arm64_sysroot()
+{
+	local key
+
+	key=$({
+		digest_files "$VSVA_TEST_VM/make/arm64-sysroot" "$VSVA_TEST_VM/lib/debs.sh"
+		sed -n '/^VERSION_CODENAME=/p' /etc/os-release
+	} | digest)
+	cache_make arm64-sysroot "$key" arm64-sysroot
+}
+
+# qemu_arm64 NAME OPTION...: a folder with build/qemu-system-aarch64 for arm64 hosts, the series in it
+qemu_arm64()
+{
+	local name=$1 qemu venv sysroot key
+
+	shift
+	qemu=$(qemu_patched)
+	venv=$(venv_path build)
+	sysroot=$(arm64_sysroot)
+	key=$({
+		echo "$qemu" "$venv" "$@"
+		digest_files "$VSVA_TEST_VM/make/qemu-arm64" "$sysroot/VERSIONS"
+		cross_compiler
+	} | digest)
+	cache_make "$name" "$key" qemu-arm64 "$name" "$qemu/src" "$venv" "$sysroot" "$@"
+}
+
+# The one in the package: hosts without KVM start it, too.
+qemu_arm64_deb()
+{
+	qemu_arm64 qemu-arm64 --enable-kvm --enable-tcg --enable-vhost-net
+}

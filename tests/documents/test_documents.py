@@ -27,6 +27,7 @@ SUBCOMMANDS = {"vhost-user-vsva": [[], ["status"], ["report"], ["trace"]]}
 # Options that documents name by themselves, and that are other programs'.
 FOREIGN_OPTIONS = {
     "--unpatched": "qemu-patches/build",
+    "--deb": "qemu-patches/build",
     "--without-drain": "vsva-model-replay, model/README.md",
     "--uninstall": "deploy/install",
     "--p2p": "virsh migrate",
