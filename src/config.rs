@@ -50,7 +50,13 @@ pub struct Config {
 #[derive(Debug, Error, PartialEq, Eq)]
 pub enum ConfigError {
     /// A number is out of range.
-    #[error("--{}: {} is out of range, it must be {} to {}", .0.name.replace('_', "-"), .0.value, .0.min, .0.max)]
+    #[error(
+        "--{}: {} is out of range, it must be {} to {}",
+        .0.name.replace('_', "-"),
+        .0.value,
+        .0.min,
+        .0.max
+    )]
     Limits(#[from] LimitsError),
     /// The path cannot be a socket's.
     #[error("--socket-path must not be empty")]

@@ -21,10 +21,16 @@ pub enum Error {
         source: io::Error,
     },
     /// Something that is not a socket is in the way.
-    #[error("Cannot listen on {0:?}: the path exists and is not a socket; remove it or choose another path")]
+    #[error(
+        "Cannot listen on {0:?}: the path exists and is not a socket; remove it or choose another \
+         path"
+    )]
     NotASocket(PathBuf),
     /// Another process listens there.
-    #[error("Cannot listen on {0:?}: another process is listening there; stop it or choose another path")]
+    #[error(
+        "Cannot listen on {0:?}: another process is listening there; stop it or choose another \
+         path"
+    )]
     InUse(PathBuf),
     /// The descriptor given is unusable.
     #[error("Cannot use file descriptor {fd} as the vhost-user socket: {reason}")]

@@ -42,7 +42,8 @@ pub enum PortalError {
     },
     /// More submissions than `max_pending` are queued.
     #[error(
-        "portal ring: submission with ticket {ticket} exceeds the credit of {max_pending} pending submissions"
+        "portal ring: submission with ticket {ticket} exceeds the credit of {max_pending} pending \
+         submissions"
     )]
     Credit {
         /// The submission's ticket.
@@ -225,7 +226,10 @@ pub enum RestoreError {
         phase: super::Phase,
     },
     /// The back-end has work of its own.
-    #[error("cannot load a state over {pending} pending submissions and {outstanding} outstanding faults")]
+    #[error(
+        "cannot load a state over {pending} pending submissions and {outstanding} outstanding \
+         faults"
+    )]
     Busy {
         /// Pending submissions.
         pending: u32,
@@ -313,7 +317,10 @@ pub enum RestoreError {
         high: u64,
     },
     /// The tickets of the general section contradict each other or the queue.
-    #[error("saved tickets are inconsistent: next_ticket {next_ticket}, next_replay {next_replay}, {pending} pending")]
+    #[error(
+        "saved tickets are inconsistent: next_ticket {next_ticket}, next_replay {next_replay}, \
+         {pending} pending"
+    )]
     Tickets {
         /// Next ticket to be queued.
         next_ticket: u64,

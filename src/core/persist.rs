@@ -204,8 +204,8 @@ impl Counters {
 
     /// From the order of the config space.
     pub fn from_array(array: [u64; 8]) -> Self {
-        let [faults_read, faults_answered, answers_aborted, unknown_answers, submissions, replays, drains, drains_failed] =
-            array;
+        let [faults_read, faults_answered, answers_aborted, unknown_answers, ..] = array;
+        let [.., submissions, replays, drains, drains_failed] = array;
         Self {
             faults_read,
             faults_answered,

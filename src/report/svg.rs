@@ -66,7 +66,8 @@ impl Svg {
         let mut svg = Svg(String::new());
         let _ = writeln!(
             svg.0,
-            r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="{FONT}">"#
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
+             viewBox=\"0 0 {width} {height}\" font-family=\"{FONT}\">"
         );
         let _ = writeln!(
             svg.0,
@@ -91,7 +92,8 @@ impl Svg {
         let text = escape(text);
         let _ = writeln!(
             self.0,
-            r#"<text x="{x:.1}" y="{y:.1}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{fill}"{halo}>{text}</text>"#
+            "<text x=\"{x:.1}\" y=\"{y:.1}\" font-size=\"{size}\" font-weight=\"{weight}\" \
+             text-anchor=\"{anchor}\" fill=\"{fill}\"{halo}>{text}</text>"
         );
     }
 
@@ -102,7 +104,8 @@ impl Svg {
     pub fn framed(&mut self, x: f64, y: f64, width: f64, height: f64, fill: &str, stroke: &str) {
         let _ = writeln!(
             self.0,
-            r#"<rect x="{x:.1}" y="{y:.1}" width="{width:.1}" height="{height:.1}" rx="2" fill="{fill}" stroke="{stroke}"/>"#
+            "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.1}\" height=\"{height:.1}\" rx=\"2\" \
+             fill=\"{fill}\" stroke=\"{stroke}\"/>"
         );
     }
 
@@ -110,7 +113,8 @@ impl Svg {
         let ((x1, y1), (x2, y2)) = (from, to);
         let _ = writeln!(
             self.0,
-            r#"<line x1="{x1:.1}" y1="{y1:.1}" x2="{x2:.1}" y2="{y2:.1}" stroke="{stroke}" stroke-width="{width}"/>"#
+            "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" \
+             stroke=\"{stroke}\" stroke-width=\"{width}\"/>"
         );
     }
 

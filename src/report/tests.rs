@@ -34,9 +34,11 @@ impl Lines {
     }
 
     fn read(&mut self, us: u64, stag: u32, cookie: u32) -> &mut Self {
-        let members = format!(
-            r#""device":0,"sid":128,"ssid":1,"stag":{stag},"addr":4096,"write":true,"grpid":0,"channel":0,"cookie":{cookie}"#
-        );
+        let members = [
+            format!(r#""device":0,"sid":128,"ssid":1,"stag":{stag},"addr":4096,"write":true"#),
+            format!(r#""grpid":0,"channel":0,"cookie":{cookie}"#),
+        ]
+        .join(",");
         self.event(us, "fault_read", &members)
     }
 
@@ -46,9 +48,11 @@ impl Lines {
     }
 
     fn answered(&mut self, us: u64, stag: u32, cookie: u32) -> &mut Self {
-        let members = format!(
-            r#""device":0,"sid":128,"stag":{stag},"channel":0,"cookie":{cookie},"code":"success","command":"resume","age_ns":1"#
-        );
+        let members = [
+            format!(r#""device":0,"sid":128,"stag":{stag},"channel":0,"cookie":{cookie}"#),
+            r#""code":"success","command":"resume","age_ns":1"#.to_owned(),
+        ]
+        .join(",");
         self.event(us, "resume_received", &members)
     }
 
@@ -156,7 +160,11 @@ fn test_report_of_source_and_destination_joins_them_in_any_order() {
             "faults: 1 read, 1 answered, 0 refused, 0 aborted, 0 unanswered",
         );
         has(&text, "drains: 1 begun, 1 drained, 0 failed, 0 given up");
-        has(&text, "generation 3, 1970-01-01 00:16:40.001 UTC: drained in 7.06ms, 1 faults answered; 2 submissions queued");
+        has(
+            &text,
+            "generation 3, 1970-01-01 00:16:40.001 UTC: drained in 7.06ms, 1 faults answered; \
+             2 submissions queued",
+        );
         has(
             &text,
             "SID 0x80, SSID 0x1, address 0x1000, answered after 7.07ms",
@@ -319,9 +327,11 @@ fn test_notes_of_others_are_drawn_and_make_no_markup() {
     lines.text += concat!(
         r#"{"t_us":1000000,"actor":"x","event":"section","title":"Run <A>","note":"failed"}"#,
         "\n",
-        r#"{"t_us":1000500,"actor":"x","event":"mark","from":"device","to":"backend","text":"a & \u0001b","kind":"fault","step":1}"#,
+        r#"{"t_us":1000500,"actor":"x","event":"mark","from":"device","to":"backend","#,
+        r#""text":"a & \u0001b","kind":"fault","step":1}"#,
         "\n",
-        r#"{"t_us":1001000,"actor":"x","event":"span","text":"vCPUs stopped","kind":"stop","until_us":1201000}"#,
+        r#"{"t_us":1001000,"actor":"x","event":"span","text":"vCPUs stopped","kind":"stop","#,
+        r#""until_us":1201000}"#,
         "\n",
     );
     lines.read(0, 1, 1).written(1, 1);
@@ -329,7 +339,10 @@ fn test_notes_of_others_are_drawn_and_make_no_markup() {
     has(&picture, "Run &lt;A&gt;, step by step");
     has(&picture, "a &amp; b");
     has(&picture, "vCPUs stopped, 200.0 ms");
-    let wrong = r#"{"t_us":1,"actor":"x","event":"mark","from":"nobody","to":"guest","text":"","kind":"fault"}"#;
+    let wrong = concat!(
+        r#"{"t_us":1,"actor":"x","event":"mark","from":"nobody","to":"guest","text":"","#,
+        r#""kind":"fault"}"#
+    );
     has(
         &place.of(format!("{wrong}\n")).unwrap_err().to_string(),
         "has no events",

@@ -26,7 +26,10 @@ pub enum DecodeError {
     )]
     Magic,
     /// The header is damaged.
-    #[error("state stream header has CRC {computed:#010x}, it says {stored:#010x}: the stream is damaged")]
+    #[error(
+        "state stream header has CRC {computed:#010x}, it says {stored:#010x}: the stream is \
+         damaged"
+    )]
     HeaderCrc {
         /// CRC that the header says.
         stored: u32,
@@ -52,7 +55,8 @@ pub enum DecodeError {
     },
     /// The stream was written by a newer version.
     #[error(
-        "state stream has version {version} and needs a reader of version {compat} or newer, this one is version {supported}: update vhost-user-vsva on this host"
+        "state stream has version {version} and needs a reader of version {compat} or newer, this \
+         one is version {supported}: update vhost-user-vsva on this host"
     )]
     TooNew {
         /// Version of the stream.
@@ -63,7 +67,10 @@ pub enum DecodeError {
         supported: u16,
     },
     /// The stream is too long.
-    #[error("state stream announces {length} bytes, more than the {limit} that can be needed here; is --max-pending smaller than at the source?")]
+    #[error(
+        "state stream announces {length} bytes, more than the {limit} that can be needed here; is \
+         --max-pending smaller than at the source?"
+    )]
     TooLong {
         /// Bytes announced.
         length: u64,
@@ -85,7 +92,10 @@ pub enum DecodeError {
         length: u64,
     },
     /// The body is damaged.
-    #[error("state stream body has CRC {computed:#010x}, its header says {stored:#010x}: the stream is damaged")]
+    #[error(
+        "state stream body has CRC {computed:#010x}, its header says {stored:#010x}: the stream \
+         is damaged"
+    )]
     BodyCrc {
         /// CRC that the header says.
         stored: u32,
@@ -107,7 +117,10 @@ pub enum DecodeError {
         expected: u32,
     },
     /// A section that this reader must know.
-    #[error("state stream section {section} at byte {offset} of the body is mandatory and unknown here: update vhost-user-vsva on this host")]
+    #[error(
+        "state stream section {section} at byte {offset} of the body is mandatory and unknown \
+         here: update vhost-user-vsva on this host"
+    )]
     UnknownSection {
         /// Its type.
         section: u32,

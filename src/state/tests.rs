@@ -351,7 +351,10 @@ fn test_decode_of_broken_record_length_names_the_section() {
 
         assert_eq!(
             error_of(&stream),
-            format!("state stream section {name} has {length} bytes, which is no whole number of its records")
+            format!(
+                "state stream section {name} has {length} bytes, which is no whole number of its \
+                 records"
+            )
         );
     }
 }
@@ -376,9 +379,8 @@ fn test_decode_of_cut_section_header_is_refused() {
     let stream = with_body(|stream| stream.extend_from_slice(&[0; 15]));
 
     let offset = encode(&sample()).len() - BODY;
-    assert!(
-        matches!(decode(&stream[..]).unwrap_err(), DecodeError::SectionTruncated { offset: o } if o == offset)
-    );
+    let error = decode(&stream[..]).unwrap_err();
+    assert!(matches!(error, DecodeError::SectionTruncated { offset: o } if o == offset));
 }
 
 #[test]

@@ -116,7 +116,8 @@ fn write_details(out: &mut String, name: &str, document: &Document) -> fmt::Resu
     for device in &document.devices {
         writeln!(
             out,
-            "  device {}: SID {:#x}, {} of {} faults outstanding ({}), {} of {} submissions pending; \
+            "  device {}: SID {:#x}, {} of {} faults outstanding ({}), {} of {} submissions \
+             pending; \
              {} faults and {} submissions in all{}{}",
             device.device,
             device.sid,

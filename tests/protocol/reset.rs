@@ -278,6 +278,6 @@ fn test_attach_after_reset_with_the_sid_of_a_left_over_device_is_accepted() {
     attach.attach(&same_sid, Some(fd.as_fd())).unwrap();
 
     let again = attach.attach(&attachment(0), Some(fd.as_fd()));
-    let refused = |e: &FrontendError| matches!(e, FrontendError::Refused { errno, .. } if *errno == Errno::EXIST);
-    assert!(again.is_err_and(|e| refused(&e)));
+    let exists = |e| matches!(e, FrontendError::Refused { errno, .. } if errno == Errno::EXIST);
+    assert!(again.is_err_and(exists));
 }

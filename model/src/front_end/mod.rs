@@ -166,7 +166,8 @@ impl fmt::Display for FrontEnd {
         } = self;
         write!(
             f,
-            "phase {phase:?}, generation {generation}, VM {vm:?}{connected}, tickets {replayed} to {next}, \
+            "phase {phase:?}, generation {generation}, VM {vm:?}{connected}, tickets {replayed} \
+             to {next}, \
              devices {devices:#b}, at rest {quiesced:#b}"
         )
     }

@@ -247,7 +247,8 @@ impl Sink<'_> {
                 let mut result = core.fault(number, fault, now);
                 if let Err(FaultError::Stale { channel, cookie }) = result {
                     log::warn!(
-                        "fault channel {channel}: the kernel has aborted the fault of cookie {cookie} without a HOLD"
+                        "fault channel {channel}: the kernel has aborted the fault of cookie \
+                         {cookie} without a HOLD"
                     );
                     core.forget_stale(channel, cookie, now);
                     result = core.fault(number, fault, now);

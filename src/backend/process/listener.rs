@@ -217,7 +217,9 @@ fn adopt(number: RawFd) -> Result<UnixListener, Error> {
     match sockopt::socket_acceptconn(&fd) {
         Ok(true) => Ok(UnixListener::from(fd)),
         Ok(false) => Err(refused(
-            "it is a connected socket, and only a listening one can be served; pass the listening socket, or use --socket-path".to_owned(),
+            "it is a connected socket, and only a listening one can be served; pass the listening \
+             socket, or use --socket-path"
+                .to_owned(),
         )),
         Err(e) => Err(refused(e.to_string())),
     }

@@ -464,7 +464,10 @@ impl Shell {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(256)
+    })]
     #[test]
     fn test_shell_that_only_does_what_it_is_told_leaves_nothing_undone(
         ops in proptest::collection::vec(op(), 1..120),

@@ -75,7 +75,9 @@ fn op() -> impl Strategy<Value = Op> {
 
 proptest! {
     #[test]
-    fn test_model_random_interleavings_keep_the_invariants(ops in prop::collection::vec(op(), 1..250)) {
+    fn test_model_random_interleavings_keep_the_invariants(
+        ops in prop::collection::vec(op(), 1..250),
+    ) {
         let mut world = World::new();
         for op in &ops {
             world.step(op);

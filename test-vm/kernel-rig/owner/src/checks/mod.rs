@@ -79,7 +79,11 @@ pub const ON_REQUEST: Check = Check {
 };
 
 macro_rules! checks {
-    ($($module:ident { any: [$($any:ident),* $(,)?], nested: [$($nested:ident),* $(,)?] $(,)? })+) => {
+    ($($module:ident {
+        any: [$($any:ident),* $(,)?],
+        nested: [$($nested:ident),* $(,)?]
+        $(,)?
+    })+) => {
         /// All checks, in the order in which they run.
         pub const ALL: &[Check] = &[$(
             $(Check { name: stringify!($any), run: $module::$any, nested_only: false },)*
