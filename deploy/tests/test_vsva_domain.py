@@ -81,6 +81,14 @@ def remove(xml):
     return vsva_domain.Domain(xml.encode()).remove().decode()
 
 
+def update(xml):
+    return vsva_domain.Domain(xml.encode()).update().decode()
+
+
+def of_earlier_release(xml):
+    return xml.replace(".sock,reconnect-ms=100", ".sock")
+
+
 def arguments(xml):
     return [
         node.get("value")
@@ -199,7 +207,7 @@ ARGUMENTS = [
     "-global",
     "arm-smmuv3.ssidsize=8",
     "-chardev",
-    f"socket,id=vsva0-chardev,path=/run/vhost-user-vsva/{UUID}.sock",
+    f"socket,id=vsva0-chardev,path=/run/vhost-user-vsva/{UUID}.sock,reconnect-ms=100",
     "-device",
     "vhost-user-vsva,id=vsva0,chardev=vsva0-chardev,stop-timeout=2000",
     "-device",
@@ -247,6 +255,35 @@ class AddAndRemove(unittest.TestCase):
         )
         self.assertEqual(remove(xml), PLAIN)
         self.assertEqual(remove(add(PLAIN).replace(",stop-timeout=2000", "")), PLAIN)
+
+    def test_domain_of_an_earlier_release_is_updated_and_nothing_else_in_it_changes(self):
+        for name, xml in VARIANTS.items():
+            with self.subTest(name):
+                new = add(xml)
+                old = of_earlier_release(new)
+                self.assertNotEqual(old, new)
+                self.assertEqual(update(old), new)
+                self.assertEqual(update(new), new)
+                single = old.replace('"-chardev"', "'-chardev'")
+                self.assertEqual(update(single), new.replace('"-chardev"', "'-chardev'"))
+
+    def test_domain_of_an_earlier_release_is_changed_by_add_and_restored_by_remove(self):
+        for name, xml in VARIANTS.items():
+            with self.subTest(name):
+                old = of_earlier_release(add(xml))
+                self.assertEqual(add(old), add(xml))
+                self.assertEqual(remove(old), xml)
+
+    def test_update_of_a_domain_without_the_device_is_refused(self):
+        with self.assertRaises(vsva_domain.Refused) as refused:
+            update(PLAIN)
+        self.assertIn('no device of "vsva-domain add"', str(refused.exception))
+
+    def test_update_of_an_argument_that_libvirt_writes_otherwise_is_refused(self):
+        xml = of_earlier_release(add(PLAIN)).replace("vsva0-chardev,path", "vsva0-chardev&#44;path")
+        with self.assertRaises(vsva_domain.Refused) as refused:
+            update(xml)
+        self.assertIn("in another way", str(refused.exception))
 
     def test_add_device_is_seen_by_libvirt_however_the_domain_is_written(self):
         for name, xml in VARIANTS.items():
@@ -651,6 +688,7 @@ class Program(unittest.TestCase):
         status, added, _ = self.run_program(PLAIN, *self.ADD)
         self.assertEqual((status, added), (0, add(PLAIN)))
         self.assertEqual(self.run_program(added, "remove"), (0, PLAIN, ""))
+        self.assertEqual(self.run_program(of_earlier_release(added), "update"), (0, added, ""))
 
     def test_program_reads_a_file_and_prints_utf_8_in_every_locale(self):
         xml = PLAIN.replace("guest", "g\u00e4st \U0001f600")
