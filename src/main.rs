@@ -122,7 +122,7 @@ fn show_status(args: StatusArgs) -> Result<bool, ClientError> {
 fn main() -> ExitCode {
     // The specification has every other option ignored, even one that does not exist.
     if std::env::args_os().any(|arg| arg == "--print-capabilities") {
-        println!("{}", backend::CAPABILITIES);
+        println!("{}", backend::capabilities());
         return ExitCode::SUCCESS;
     }
     let args = Args::parse();

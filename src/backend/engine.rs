@@ -20,6 +20,7 @@ use super::{
         poller::{Interest, Ready, BATCH},
         wake::Wake,
     },
+    watchdog::Watchdog,
 };
 use crate::error::Error;
 
@@ -27,6 +28,7 @@ use crate::error::Error;
 const TOKEN_WAKE: u64 = u64::MAX;
 const TOKEN_DEADLINE: u64 = u64::MAX - 1;
 const TOKEN_ATTACH: u64 = u64::MAX - 2;
+const TOKEN_WATCHDOG: u64 = u64::MAX - 3;
 /// How long the thread may take to end.
 const END_LIMIT: Timespec = Timespec {
     tv_sec: 3,
@@ -53,12 +55,16 @@ impl Drop for SaysEnded {
 }
 
 impl Engine {
-    /// Starts the thread.
-    pub fn start(shell: Arc<Shell>) -> Result<Self, Error> {
+    /// Starts the thread, which tells the service manager's watchdog of itself, if there is one.
+    pub fn start(shell: Arc<Shell>, watchdog: Option<Watchdog>) -> Result<Self, Error> {
         let no_eventfd = || Error::system("Cannot create an eventfd");
         let watch = |fd, token| shell.poller.add(fd, token, Interest::Read);
         watch(std::os::fd::AsFd::as_fd(&shell.deadline), TOKEN_DEADLINE)
             .and_then(|()| watch(std::os::fd::AsFd::as_fd(&shell.wake), TOKEN_WAKE))
+            .and_then(|()| match &watchdog {
+                Some(watchdog) => watch(std::os::fd::AsFd::as_fd(watchdog), TOKEN_WATCHDOG),
+                None => Ok(()),
+            })
             .map_err(Error::system("Cannot set up epoll"))?;
         let ended = Wake::new().map_err(no_eventfd())?;
         let says_ended = SaysEnded(ended.try_clone().map_err(no_eventfd())?);
@@ -68,6 +74,7 @@ impl Engine {
             shell: shell.clone(),
             attach: attach.clone(),
             stop: stop.clone(),
+            watchdog,
         };
         let thread = thread::Builder::new()
             .name("vsva-engine".to_owned())
@@ -112,6 +119,7 @@ struct Worker {
     shell: Arc<Shell>,
     attach: Arc<AttachService>,
     stop: Arc<AtomicBool>,
+    watchdog: Option<Watchdog>,
 }
 
 impl Worker {
@@ -141,6 +149,13 @@ impl Worker {
                 }
             }
             TOKEN_ATTACH => self.attach.serve(),
+            TOKEN_WATCHDOG => {
+                // The core's lock can be had.
+                self.shell.core.look(|_| ());
+                if let Some(watchdog) = &self.watchdog {
+                    watchdog.tick(self.shell.portal_work.current());
+                }
+            }
             token => {
                 let failed = ready.events.intersects(Events::EPOLLERR | Events::EPOLLHUP);
                 let readable = failed || ready.events.contains(Events::EPOLLIN);

@@ -8,7 +8,7 @@
 //! | `vsva` | vhost-user requests; waits for the others only as long as what they have begun takes |
 //! | `vsva-wait` | the end of a connection |
 //! | `vring_worker` | messages of the portal ring, the answers and events that come of them |
-//! | `vsva-engine` | faults and the events that come of them, attach channel, deadline |
+//! | `vsva-engine` | faults and the events that come of them, attach channel, deadline, watchdog |
 //! | `vsva-save`, `vsva-load` | the bytes of one state transfer |
 //! | `vsva-log`, `vsva-messages` | write the event log, and the messages on stderr |
 
@@ -27,5 +27,6 @@ mod sealed;
 mod shell;
 mod state;
 mod wait;
+mod watchdog;
 
-pub use process::{run, CAPABILITIES};
+pub use process::{capabilities, run};

@@ -18,7 +18,7 @@ use super::{
     events::Events,
     published::{now_ns, LoggedCore, SharedCore},
     rings::{Buffer, PendingCall, Rings},
-    wait::{poller::Poller, timer::Timer, wake::Wake},
+    wait::{poller::Poller, progress::Progress, timer::Timer, wake::Wake},
 };
 use crate::{
     config::ConfigError,
@@ -45,6 +45,8 @@ pub struct Shell {
     pub events: Events,
     /// Names this process in a recovery area.
     pub instance: u64,
+    /// What the thread of the portal ring does, for the watchdog.
+    pub portal_work: Progress,
     /// A recovery waits for the rings.
     pub recovering: AtomicBool,
     /// Of the connection that there is.
@@ -68,6 +70,7 @@ impl Shell {
             wake,
             events,
             instance: RandomState::new().hash_one(1) | 1,
+            portal_work: Progress::default(),
             recovering: AtomicBool::new(false),
             rings: Mutex::new(None),
         })

@@ -13,7 +13,8 @@ use vhost_user_vsva::frontend::Frontend;
 use crate::{
     raw::{self, Raw},
     support::{
-        attachment, command, connect, event_records, options, terminate, Backend, OneDevice,
+        attachment, command, connect, event_records, options, retry_on_intr, terminate, Backend,
+        OneDevice, HANG,
     },
 };
 
@@ -201,6 +202,31 @@ fn test_service_manager_that_does_not_read_does_not_hold_the_start() {
     let stream = connect(&mut child, &socket);
     assert_eq!(Raw::over(stream).ask(raw::GET_FEATURES, &[]).body.len(), 8);
     terminate(&mut child);
+}
+
+#[test]
+fn test_service_manager_with_a_watchdog_is_told_again_and_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let notify = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&notify).unwrap();
+    manager.set_read_timeout(Some(HANG)).unwrap();
+    let mut child = command()
+        .arg("--socket-path")
+        .arg(dir.path().join("vsva.sock"))
+        .env("NOTIFY_SOCKET", &notify)
+        .env("WATCHDOG_USEC", "40000")
+        .spawn()
+        .unwrap();
+    let mut told = Vec::new();
+    while told.iter().filter(|it| *it == "WATCHDOG=1\n").count() < 5 {
+        let mut message = [0; 64];
+        let len = retry_on_intr(|| manager.recv(&mut message)).unwrap();
+        told.push(String::from_utf8(message[..len].to_vec()).unwrap());
+    }
+    terminate(&mut child);
+
+    told.retain(|it| it != "WATCHDOG=1\n");
+    assert_eq!(told, ["READY=1\n"]);
 }
 
 #[test]

@@ -64,6 +64,7 @@ fn test_print_capabilities_prints_json_and_ignores_other_options() {
     assert_eq!(json["type"], "vsva");
     let features = json["features"].as_array().unwrap();
     assert!(features.contains(&"migration-blocking".into()));
+    assert_eq!(json["recovery-layout"], 1);
 }
 
 #[test]

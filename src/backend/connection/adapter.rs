@@ -119,6 +119,7 @@ impl Adapter {
 
     /// Works on one batch of chains. Returns whether there may be more.
     fn serve_portal(&self, rings: &Rings) -> bool {
+        let _work = self.backend.shell.portal_work.begin();
         let mut chains = lock(&self.portal);
         rings.take(PORTAL_BATCH, &mut chains);
         if chains.is_empty() {

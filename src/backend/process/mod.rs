@@ -41,16 +41,21 @@ use crate::{
     config::Config,
     core::Limits,
     error::Error,
-    messages, sandbox,
+    messages, recovery, sandbox,
     state::state_limit,
     status::{self, board::Board},
     sys::{self, SignalFd},
     trace::Tracer,
 };
 
-/// What `--print-capabilities` prints.
-pub const CAPABILITIES: &str =
-    r#"{"type": "vsva", "features": ["migration-blocking", "device-state"]}"#;
+/// What `--print-capabilities` prints. By the layout of the recovery area whoever wants to replace a
+/// process sees beforehand whether another program can go on where it is.
+pub fn capabilities() -> String {
+    format!(
+        r#"{{"type": "vsva", "features": ["migration-blocking", "device-state"], "recovery-layout": {}}}"#,
+        recovery::layout::VERSION
+    )
+}
 
 /// How long a connection may take to end, when the process is to end.
 const END_LIMIT: Duration = Duration::from_secs(3);
@@ -107,7 +112,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     }
     let backend = Arc::new(Backend {
         shell: shell.clone(),
-        engine: Engine::start(shell)?,
+        engine: Engine::start(shell, notifier.watchdog())?,
         migration_blocking: config.migration_blocking,
         state_version: config.state_version,
         state_limit: state_limit(config.limits.max_devices, config.limits.max_pending),

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What systemd wants of a service: its socket taken over, and word when it is ready.
+//! What systemd wants of a service: its socket taken over, word when it is ready, and word again and
+//! again that it goes on.
 
 use std::{
     env, io,
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{config::ConfigError, error::Error};
+use crate::{backend::watchdog::Watchdog, config::ConfigError, error::Error};
 
 /// How long the message may wait for its reader, without which the service is as ready.
 const READY_LIMIT: Duration = Duration::from_secs(1);
@@ -25,20 +26,21 @@ const LISTEN_FDS_START: RawFd = 3;
 /// Name of the status socket (FileDescriptorName=).
 const STATUS_NAME: &str = "status";
 
+/// A number in the environment.
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
 /// The sockets that systemd passes, with their names.
 fn passed() -> Vec<(RawFd, String)> {
-    let number = |name| {
-        env::var(name)
-            .ok()
-            .and_then(|value| value.parse::<u32>().ok())
-    };
-    if number("LISTEN_PID") != Some(std::process::id()) {
+    if number("LISTEN_PID") != Some(std::process::id().into()) {
         return Vec::new();
     }
     let names = env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names = names.split(':').map(str::to_owned);
     // Whatever the number is, nobody passes more.
-    let count = number("LISTEN_FDS").unwrap_or(0).min(1024) as usize;
+    let count = number("LISTEN_FDS").unwrap_or(0).min(1024);
+    let count = usize::try_from(count).unwrap_or(0);
     (LISTEN_FDS_START..)
         .zip(names.chain(std::iter::repeat(String::new())))
         .take(count)
@@ -92,10 +94,25 @@ impl Notifier {
     }
 
     /// Says that connections are accepted.
-    pub fn ready(self) {
-        if let Some(Err(e)) = self.0.map(|socket| socket.send(b"READY=1\n")) {
+    pub fn ready(&self) {
+        if let Some(Err(e)) = self.0.as_ref().map(|socket| socket.send(b"READY=1\n")) {
             warn(&e);
         }
+    }
+
+    /// The watchdog, if systemd wants to hear of this process (`WatchdogSec=`).
+    pub fn watchdog(&self) -> Option<Watchdog> {
+        let limit = Duration::from_micros(number("WATCHDOG_USEC").filter(|limit| *limit > 0)?);
+        // Without it, whoever has the variable is meant.
+        let pid = number("WATCHDOG_PID").unwrap_or(std::process::id().into());
+        if pid != u64::from(std::process::id()) {
+            return None;
+        }
+        let socket = self.0.as_ref()?.try_clone();
+        let watchdog = socket.and_then(|socket| Watchdog::new(socket, limit));
+        watchdog
+            .map_err(|e| log::warn!("cannot serve systemd's watchdog: {e}"))
+            .ok()
     }
 }
 

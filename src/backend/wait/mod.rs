@@ -4,5 +4,6 @@
 
 pub mod guard;
 pub mod poller;
+pub mod progress;
 pub mod timer;
 pub mod wake;
