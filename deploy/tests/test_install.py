@@ -20,6 +20,7 @@ PROGRAMS = {
     BACKEND: 0o755,
     "usr/bin/vsva-check-host": 0o755,
     "usr/bin/vsva-domain": 0o755,
+    "usr/bin/vsva-upgrade": 0o755,
     "usr/lib/systemd/system/vhost-user-vsva-status@.socket": 0o644,
     "usr/lib/systemd/system/vhost-user-vsva@.service": 0o644,
     "usr/lib/systemd/system/vhost-user-vsva@.socket": 0o644,

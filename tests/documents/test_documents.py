@@ -22,6 +22,7 @@ HELP = {
     "vhost-user-vsva": lambda: backend(),
     "vsva-domain": lambda: ["python3", "deploy/libvirt/vsva-domain", "add"],
     "vsva-check-host": lambda: ["python3", "deploy/libvirt/vsva-check-host"],
+    "vsva-upgrade": lambda: ["python3", "deploy/libvirt/vsva-upgrade"],
 }
 SUBCOMMANDS = {"vhost-user-vsva": [[], ["status"], ["report"], ["trace"]]}
 # Options that documents name by themselves, and that are other programs'.
@@ -48,6 +49,7 @@ FOREIGN_MESSAGES = {
 NOT_FOR_OPERATORS = {
     "src/frontend/": "a library: its errors go to the author of the program that uses it",
     "deploy/libvirt/vsva-check-host": "it says with each of them what to do",
+    "deploy/libvirt/vsva-upgrade": "the same",
 }
 SAYS_NOTHING_BY_ITSELF = {
     "device ...: ...": "it is the text of a refused request",

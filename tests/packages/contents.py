@@ -30,6 +30,7 @@ PAGES = {
     "man1/vhost-user-vsva-trace.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva", "trace"],
     "man1/vsva-domain.1": ["usr/bin/vsva-domain", "add"],
     "man8/vsva-check-host.8": ["usr/bin/vsva-check-host"],
+    "man8/vsva-upgrade.8": ["usr/bin/vsva-upgrade"],
 }
 # Options of virsh, in examples.
 OTHERS = {"--inactive", "--security-info", "--validate"}
@@ -41,8 +42,9 @@ COMPLETIONS = {
 # Programs, and what of each has options of its own.
 COMPLETED = {
     "usr/libexec/vhost-user-vsva/vhost-user-vsva": ([], ["status"], ["report"], ["trace"]),
-    "usr/bin/vsva-domain": (["add"], ["remove"]),
+    "usr/bin/vsva-domain": (["add"], ["update"], ["remove"]),
     "usr/bin/vsva-check-host": ([],),
+    "usr/bin/vsva-upgrade": ([],),
 }
 
 
