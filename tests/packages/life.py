@@ -67,6 +67,16 @@ class Life(LibvirtTest):
         self.assert_all_done(domain, 200)
         self.assertTrue(host.path(PROFILE).read_text(encoding="utf-8").endswith(CHANGED))
 
+        domain.watch_running()
+        since = len(domain.events)
+        self.hold_faults(domain, 8)
+        self.assertIn("ok    guest: upgraded; ", host.run("vsva-upgrade").stdout)
+        self.assertEqual(self.executed(domain), BACKEND)
+        self.assert_recovered(domain, since)
+        domain.guest.release_faults()
+        self.assert_all_done(domain, 208)
+        self.assert_never_paused(domain, since)
+
         self.assert_command_fails("domains with the device are running", host.run, "dpkg", "--remove", NAME)
         self.assertEqual(self.installed_as(host), "installed")
         self.assertTrue(host.active(domain.service))

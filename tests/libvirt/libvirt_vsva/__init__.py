@@ -103,6 +103,22 @@ class LibvirtTest(VsvaTest):
         domain.guest.cmd("load 0 start rate=500 total=2000")
         return domain
 
+    def assert_never_paused(self, domain, since):
+        """Neither QEMU nor libvirt has said so, and it runs."""
+        paused = [name for name in domain.event_names(since) if name == "STOP" or name.startswith("Suspended")]
+        self.assertEqual(paused, [])
+        self.assertEqual(domain.state(), "running")
+
+    def assert_recovered(self, domain, since, count=1):
+        """Another back-end goes on where the one before was, and the domain ran all the time."""
+        recovered = domain.wait_event("VSVA_BACKEND_RECOVERED", 60, since)
+        self.assertTrue(recovered["complete"], recovered)
+        query = domain.query()
+        self.assertTrue(query["connected"])
+        self.assertEqual(query["recoveries"], count)
+        self.assert_never_paused(domain, since)
+        return recovered["away-ms"]
+
     def assert_load_done(self, domain):
         """Nothing has been lost of what new_loaded() has started."""
         domain.guest.wait("completed=2008", 60)

@@ -56,6 +56,7 @@ class Domain:
     uuid = UUID
     service = f"vhost-user-vsva@{UUID}.service"
     socket_unit = f"vhost-user-vsva@{UUID}.socket"
+    status_unit = f"vhost-user-vsva-status@{UUID}.socket"
 
     def __init__(self, host, folder):
         self.host = host
@@ -170,10 +171,15 @@ class Domain:
     def query(self):
         return self.qmp("query-vsva")[0]
 
+    def backend_pid(self):
+        return int(self.host.run("systemctl", "show", "--property=MainPID", "--value", self.service).stdout)
+
     def backend_digest(self):
         """Of the program that its back-end runs, which may not be the installed one any more."""
-        pid = self.host.run("systemctl", "show", "--property=MainPID", "--value", self.service).stdout.strip()
-        return self.host.run("sha256sum", f"/proc/{pid}/exe").stdout.split()[0]
+        return self.host.run("sha256sum", f"/proc/{self.backend_pid()}/exe").stdout.split()[0]
+
+    def kill_backend(self, signal="KILL"):
+        self.host.run("systemctl", "kill", f"--signal={signal}", "--kill-whom=main", self.service)
 
     def wait_stop_waits(self):
         """Until a command "stop" waits for the device: QMP answers nothing else meanwhile."""
