@@ -4,6 +4,7 @@
 import re
 
 from libvirt_vsva import LibvirtTest
+from migration import migrate
 
 RECONNECT = ",reconnect-ms=100"
 
@@ -62,6 +63,35 @@ class Recovery(LibvirtTest):
         self.assertIn("Watchdog timeout", journal)
         self.assert_nothing_lost(domain)
         self.assert_never_paused(domain, since)
+
+    def test_process_killed_before_and_after_a_migration_domain_loses_nothing(self):
+        destination = self.new_domain(self.new_host("destination"))
+        source = self.new_loaded()
+        since = len(source.events)
+        source.kill_backend()
+        self.assert_recovered(source, since)
+        source.guest.release_faults()
+        self.assertIsNone(migrate(source, destination.host).finish())
+        destination.connect()
+        destination.watch_running()
+        since = len(destination.events)
+        destination.kill_backend()
+        self.assert_recovered(destination, since)
+        self.assert_load_done(destination)
+
+    def test_process_killed_while_a_migration_drains_domain_runs_on_and_migrates(self):
+        destination = self.new_domain(self.new_host("destination"))
+        source = self.new_loaded()
+        since = len(source.events)
+        migration = migrate(source, destination.host)
+        source.wait_event("VSVA_DRAIN_STARTED", 60, since)
+        source.kill_backend()
+        self.assert_recovered(source, since)
+        source.guest.release_faults()
+        self.assertIsNone(migration.finish())
+        self.assert_drained_before_stop(source, since)
+        destination.connect()
+        self.assert_load_done(destination)
 
     def test_process_that_runs_is_left_alone_by_the_watchdog(self):
         domain = self.new_running()
