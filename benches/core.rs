@@ -50,7 +50,7 @@ impl Driver {
         let memory = Arc::new(MmapRegion::new(usize::try_from(room).unwrap()).unwrap());
         let area = Area::new(memory, (0, room), &layout).unwrap();
         driver.core.start_saving(0, 0);
-        driver.journal = Some(Journal::create(area, layout, 1, 0));
+        driver.journal = Some(Journal::create(&area, layout, 1, 0));
         driver
     }
 

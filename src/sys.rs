@@ -130,6 +130,15 @@ pub(crate) fn interrupt(thread: Pid) {
     }
 }
 
+/// Stops the process, until it gets SIGCONT.
+#[cfg(all(feature = "failpoints", not(test)))]
+pub(crate) fn stop() {
+    // SAFETY: the call touches no memory.
+    unsafe {
+        libc::raise(libc::SIGSTOP);
+    }
+}
+
 /// Blocks signals in the calling thread and those it starts later.
 pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
     blocked(signals).map(drop)

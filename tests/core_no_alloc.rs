@@ -3,16 +3,22 @@
 
 mod counting_alloc;
 
+use std::sync::Arc;
+
 use counting_alloc::of_this_thread;
 use vhost_user_vsva::core::{Attachment, Core, FaultError, Limits};
+use vhost_user_vsva::recovery::{area::Area, journal::Journal, layout::Layout};
 use vhost_user_vsva::wire::{
     DrainRequest, EventRecord, GenerationPayload, Message, MessageType, PageResponse, Payload,
     PgFault, ResponseCode, SmmuCommand, Submission, DEVICE_NONE, PGFAULT_LAST_PAGE, U32, U64,
 };
+use vm_memory::MmapRegion;
 use zerocopy::FromZeros;
 
 struct Driver {
     core: Core,
+    /// Where each step is saved.
+    journal: Option<Journal>,
     seq: u64,
     ticket: u64,
 }
@@ -26,6 +32,15 @@ impl Driver {
             message.device = U32::ZERO;
         }
         self.core.portal(&message, 0).unwrap();
+        self.save();
+    }
+
+    /// A step is over.
+    fn save(&mut self) {
+        if let Some(journal) = &mut self.journal {
+            let taken = self.core.save(journal);
+            journal.commit(taken);
+        }
     }
 
     fn generation(&mut self, kind: MessageType, generation: u64) {
@@ -48,7 +63,7 @@ impl Driver {
         for cookie in 1.. {
             record.cookie = U32::new(cookie);
             match self.core.fault(0, &record, 0) {
-                Ok(()) => {}
+                Ok(()) => self.save(),
                 Err(FaultError::NoRoom { .. }) => break,
                 Err(error) => panic!("{error}"),
             }
@@ -79,6 +94,7 @@ impl Driver {
                 return answered;
             }
             self.core.answers_written(0, count, 0);
+            self.save();
         }
     }
 
@@ -89,24 +105,44 @@ impl Driver {
             Ok::<(), ()>(())
         };
         self.core.emit(0, take).unwrap();
+        self.save();
         event
     }
 }
 
+const LIMITS: Limits = Limits {
+    max_faults: 256,
+    max_device_faults: 256,
+    max_pending: 256,
+    max_devices: 2,
+};
+
 #[test]
 fn test_core_in_operation_does_not_allocate() {
-    let limits = Limits {
-        max_faults: 256,
-        max_device_faults: 256,
-        max_pending: 256,
-        max_devices: 2,
-    };
+    assert_no_allocations(None);
+}
+
+#[test]
+fn test_core_that_is_saved_in_operation_does_not_allocate() {
+    let layout = Layout::new(&LIMITS);
+    let room = layout.room();
+    let memory = Arc::new(MmapRegion::new(usize::try_from(room).unwrap()).unwrap());
+    let area = Area::new(memory, (0, room), &layout).unwrap();
+    assert_no_allocations(Some(Journal::create(&area, layout, 1, 0)));
+}
+
+fn assert_no_allocations(journal: Option<Journal>) {
+    let limits = LIMITS;
     let before_new = of_this_thread();
     let mut driver = Driver {
         core: Core::new(limits, ()).unwrap(),
+        journal,
         seq: 0,
         ticket: 0,
     };
+    if driver.journal.is_some() {
+        driver.core.start_saving(0, 0);
+    }
     let desc = Attachment {
         device: 0,
         vsid: 8,

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use super::{engine::Engine, shell::Shell};
-use crate::{state::StateVersion, wire::ConfigSpace};
+use crate::{recovery::point, state::StateVersion, wire::ConfigSpace};
 
 /// What all connections share.
 pub struct Backend {
@@ -37,7 +37,9 @@ impl Backend {
         // First, or a request that has not been read yet would attach a device of the front end
         // before.
         self.engine.attach.close();
+        point("reset");
         self.shell.reset();
+        point("reset");
         log::info!("reset by the front end");
     }
 }

@@ -107,6 +107,11 @@ impl<O: Observer> Core<O> {
         }
     }
 
+    /// Whether the page table of `device` is being changed.
+    pub fn is_held(&self, device: u32) -> bool {
+        self.devices.get(device).is_some_and(|state| state.held)
+    }
+
     /// Number of the channel of `device`, and the `dev_id` that it has there.
     pub fn channel_of(&self, device: u32) -> Option<(u32, u32)> {
         let state = self.devices.get(device)?;

@@ -50,13 +50,12 @@ impl Area {
     /// A word; 0 if there is none.
     pub fn load(&self, index: usize) -> u64 {
         let word = self.word(index);
-        u64::from_le(word.map_or(0, |word| word.load(Ordering::Relaxed)))
+        u64::from_le(word.map_or(0, |word| word.load(Ordering::Acquire)))
     }
 
-    /// Stores a word.
+    /// Stores a word, whoever has the right to; see [`super::owner::Owner::store`].
     pub fn store(&self, index: usize, value: u64) {
         if let Some(word) = self.word(index) {
-            super::point("store");
             word.store(value.to_le(), Ordering::Relaxed);
         }
     }

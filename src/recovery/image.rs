@@ -8,7 +8,7 @@ use zerocopy::FromBytes;
 use super::{
     area::Area,
     error::AreaError,
-    inbox::Inbox,
+    inbox::contents,
     layout::{
         flag, head, unpack, Layout, ALWAYS, EVENT_UNSENT, FAULT_WORDS_USED, INBOX_RECORDS, VERSION,
     },
@@ -73,28 +73,38 @@ pub struct SavedChannel {
     records: u64,
 }
 
+/// Whose an area is, if it is one of this layout.
+pub fn instance_of(area: &Area, layout: &Layout) -> Result<u64, AreaError> {
+    check_head(area, layout).map(|()| area.load(head::INSTANCE))
+}
+
+fn check_head(area: &Area, layout: &Layout) -> Result<(), AreaError> {
+    let magic = area.load(head::MAGIC);
+    if magic != RECOVERY_MAGIC {
+        return Err(AreaError::Magic(magic));
+    }
+    let (version, _) = unpack(area.load(head::VERSION));
+    if version != VERSION {
+        return Err(AreaError::Version(version));
+    }
+    let (found, wanted) = (
+        unpack(area.load(head::LIMITS)),
+        unpack(layout.limits_word()),
+    );
+    let limits = [
+        ("max-devices", found.0, wanted.0),
+        ("max-faults", found.1, wanted.1),
+    ];
+    if let Some((name, found, _)) = limits.into_iter().find(|(_, found, here)| found != here) {
+        return Err(AreaError::Limit { name, found });
+    }
+    Ok(())
+}
+
 impl Copied {
     /// Copies an area, if it is one of this layout.
     pub fn of(area: &Area, layout: &Layout) -> Result<Self, AreaError> {
-        let magic = area.load(head::MAGIC);
-        if magic != RECOVERY_MAGIC {
-            return Err(AreaError::Magic(magic));
-        }
-        let (version, _) = unpack(area.load(head::VERSION));
-        if version != VERSION {
-            return Err(AreaError::Version(version));
-        }
-        let (found, wanted) = (
-            unpack(area.load(head::LIMITS)),
-            unpack(layout.limits_word()),
-        );
-        let limits = [
-            ("max-devices", found.0, wanted.0),
-            ("max-faults", found.1, wanted.1),
-        ];
-        if let Some((name, found, _)) = limits.into_iter().find(|(_, found, here)| found != here) {
-            return Err(AreaError::Limit { name, found });
-        }
+        check_head(area, layout)?;
         let words: Box<[u64]> = (0..layout.undo).map(|word| area.load(word)).collect();
         let undo_len = usize::try_from(words[head::UNDO]).unwrap_or(usize::MAX);
         if undo_len > layout.undo_len {
@@ -108,10 +118,7 @@ impl Copied {
         let inboxes = (0..layout.channels_len)
             // Nothing undoes the state of a channel.
             .filter(|slot| words[layout.channel(*slot)] != 0)
-            .map(|slot| {
-                let inbox = Inbox::new(area.clone(), layout, slot);
-                (slot, inbox.contents())
-            })
+            .map(|slot| (slot, contents(area, layout, slot)))
             .collect();
         Ok(Self {
             layout: *layout,

@@ -8,6 +8,7 @@ use vm_memory::VolatileSlice;
 use super::{
     area::Area,
     layout::{Layout, INBOX_RECORDS, WORD},
+    owner::Owner,
 };
 use crate::wire::PGFAULT_SIZE;
 
@@ -16,7 +17,8 @@ pub const INBOX_SIZE: usize = INBOX_RECORDS * PGFAULT_SIZE;
 
 /// The inbox of one channel. Whoever reads the channel has it.
 pub struct Inbox {
-    area: Area,
+    /// Whoever reads into it has the right to the area.
+    pub owner: Owner,
     /// Its number.
     pub slot: usize,
     offset: usize,
@@ -24,11 +26,11 @@ pub struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(area: Area, layout: &Layout, slot: usize) -> Self {
+    pub(super) fn new(owner: Owner, layout: &Layout, slot: usize) -> Self {
         Self {
             offset: layout.inbox(slot),
             taken: layout.channel(slot) + 1,
-            area,
+            owner,
             slot,
         }
     }
@@ -40,11 +42,18 @@ impl Inbox {
         buf: &mut [u8],
         read: impl FnOnce(&VolatileSlice<'_>) -> io::Result<usize>,
     ) -> io::Result<usize> {
-        let bytes = self.area.bytes(self.offset + start, buf.len() - start);
+        let bytes = self
+            .owner
+            .area()
+            .bytes(self.offset + start, buf.len() - start);
         let bytes = bytes.ok_or_else(|| io::Error::other("no inbox"))?;
         super::point("read");
+        self.owner.check();
         let count = read(&bytes)?;
         super::point("has read");
+        if count > 0 {
+            self.owner.check_after_read(count / PGFAULT_SIZE);
+        }
         // A copy, or what is checked could change afterwards.
         if let Some(come) = buf.get_mut(start..start + count) {
             bytes.copy_to(come);
@@ -55,10 +64,11 @@ impl Inbox {
     /// Everything before `end` has been taken but for `rest`, which is not a whole record. The
     /// next record is the first again.
     pub fn begin_anew(&self, end: usize, rest: &[u8]) {
+        self.owner.check();
         self.erase(0, end);
-        self.area.barrier();
-        self.area.store(self.taken, 0);
-        if let Some(bytes) = self.area.bytes(self.offset, rest.len()) {
+        self.owner.area().barrier();
+        self.owner.store(self.taken, 0);
+        if let Some(bytes) = self.owner.area().bytes(self.offset, rest.len()) {
             bytes.copy_from(rest);
         }
     }
@@ -68,18 +78,24 @@ impl Inbox {
         let first = (self.offset + start) / WORD;
         let last = (self.offset + end).div_ceil(WORD);
         for word in first..last {
-            self.area.store(word, 0);
+            self.owner.store(word, 0);
         }
     }
+}
 
-    /// What is in it, up to the last record.
-    pub(super) fn contents(&self) -> Vec<u8> {
-        let mut all = vec![0; INBOX_SIZE];
-        if let Some(bytes) = self.area.bytes(self.offset, INBOX_SIZE) {
-            bytes.copy_to(&mut all);
-        }
-        let end = all.iter().rposition(|byte| *byte != 0);
-        all.truncate(end.map_or(0, |at| (at + 1).next_multiple_of(PGFAULT_SIZE)));
-        all
+/// What is in the inbox of `slot`, up to the last record.
+pub(super) fn contents(area: &Area, layout: &Layout, slot: usize) -> Vec<u8> {
+    let mut all = vec![0; INBOX_SIZE];
+    if let Some(bytes) = area.bytes(layout.inbox(slot), INBOX_SIZE) {
+        bytes.copy_to(&mut all);
     }
+    // Most of it is none.
+    const PIECE: usize = 64 * PGFAULT_SIZE;
+    let used = all
+        .chunks(PIECE)
+        .rposition(|piece| *piece != [0; PIECE][..piece.len()]);
+    all.truncate(used.map_or(0, |at| (at + 1) * PIECE));
+    let end = all.iter().rposition(|byte| *byte != 0);
+    all.truncate(end.map_or(0, |at| (at + 1).next_multiple_of(PGFAULT_SIZE)));
+    all
 }

@@ -9,6 +9,7 @@ use super::{
         flag, head, pack, Layout, ALWAYS, EVENT_UNSENT, FAULT_WORDS_USED, GROUP_WORDS,
         RECORDS_UNSENT, VERSION,
     },
+    owner::Owner,
     point,
 };
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
 
 /// Writes the area of a core, one step after the other. No system call, no allocation.
 pub struct Journal {
-    area: Area,
+    owner: Owner,
     layout: Layout,
     /// What is in the area up to the undo list; but for what the inboxes keep there.
     shadow: Box<[u64]>,
@@ -41,33 +42,32 @@ struct Slot {
 
 impl Journal {
     /// Begins to write an area that has never been used, for a core that is fresh.
-    pub fn create(area: Area, layout: Layout, instance: u64, portal_base: u64) -> Self {
-        area.store(head::VERSION, VERSION.into());
-        area.store(head::PORTAL_TAKEN, portal_base);
-        area.store(head::INSTANCE, instance);
-        area.store(head::LIMITS, layout.limits_word());
-        area.store(head::UNDO, 0);
+    pub fn create(area: &Area, layout: Layout, instance: u64, portal_base: u64) -> Self {
+        let owner = Owner::take(area, instance);
+        owner.store(head::VERSION, VERSION.into());
+        owner.store(head::PORTAL_TAKEN, portal_base);
+        owner.store(head::LIMITS, layout.limits_word());
+        owner.store(head::UNDO, 0);
         area.barrier();
-        area.store(head::MAGIC, RECOVERY_MAGIC);
+        owner.store(head::MAGIC, RECOVERY_MAGIC);
         let shadow = vec![0; layout.undo].into_boxed_slice();
-        Self::over(area, layout, shadow, portal_base)
+        Self::over(owner, layout, shadow, portal_base)
     }
 
-    /// Goes on with an area as `image` has found it.
-    pub fn adopt(area: Area, layout: Layout, instance: u64, image: &Image) -> Self {
+    /// Goes on with an area as `image` has found it; `owner` had the right to it before that.
+    pub fn adopt(owner: Owner, layout: Layout, image: &Image) -> Self {
         // Each of these can be repeated, so the process may end anywhere in between.
         for (word, value) in &image.undo {
-            area.store(*word, *value);
+            owner.store(*word, *value);
         }
-        area.barrier();
-        area.store(head::UNDO, 0);
+        owner.area().barrier();
+        owner.store(head::UNDO, 0);
         for word in &image.unsent {
-            area.store(*word, EVENT_UNSENT);
+            owner.store(*word, EVENT_UNSENT);
         }
-        area.barrier();
-        area.store(head::INSTANCE, instance);
+        owner.area().barrier();
         let shadow = image.words.clone();
-        let mut journal = Self::over(area, layout, shadow, image.portal_taken);
+        let mut journal = Self::over(owner, layout, shadow, image.portal_taken);
         for channel in &image.channels {
             journal.slots[channel.slot].used = true;
             if channel.records_lost {
@@ -78,12 +78,12 @@ impl Journal {
         journal
     }
 
-    fn over(area: Area, layout: Layout, shadow: Box<[u64]>, portal_taken: u64) -> Self {
+    fn over(owner: Owner, layout: Layout, shadow: Box<[u64]>, portal_taken: u64) -> Self {
         Self {
             staged: Vec::with_capacity(layout.undo_len),
             slots: vec![Slot::default(); layout.channels_len].into_boxed_slice(),
             shadow,
-            area,
+            owner,
             layout,
             portal_taken,
             unsent: 0,
@@ -97,7 +97,7 @@ impl Journal {
             used: true,
             ..Slot::default()
         };
-        let inbox = Inbox::new(self.area.clone(), &self.layout, slot);
+        let inbox = self.reopen_inbox(slot);
         let word = self.layout.channel(slot);
         inbox.begin_anew(0, &[]);
         self.put(word + 2, 0);
@@ -107,8 +107,14 @@ impl Journal {
     }
 
     /// The inbox that a channel had when its process ended.
-    pub fn reopen_inbox(&mut self, slot: usize) -> Inbox {
-        Inbox::new(self.area.clone(), &self.layout, slot)
+    pub fn reopen_inbox(&self, slot: usize) -> Inbox {
+        Inbox::new(self.owner.clone(), &self.layout, slot)
+    }
+
+    /// Whoever makes a step has the right to the area, or the process ends here.
+    #[inline]
+    pub fn check_owner(&self) {
+        self.owner.check();
     }
 
     /// Gives up an inbox that is empty.
@@ -159,7 +165,7 @@ impl Journal {
         if let ([(word, _, value)], false) = (&self.staged[..], portal) {
             // One store is a whole step.
             point("one");
-            self.area.store(*word, *value);
+            self.owner.store(*word, *value);
             self.shadow[*word] = *value;
             self.staged.clear();
             return;
@@ -167,30 +173,30 @@ impl Journal {
         if !self.staged.is_empty() {
             for (at, (word, before, _)) in self.staged.iter().enumerate() {
                 let at = self.layout.undo + 2 * at;
-                self.area.store(at, *word as u64);
-                self.area.store(at + 1, *before);
+                self.owner.store(at, *word as u64);
+                self.owner.store(at + 1, *before);
             }
             let unless = if portal { portal_taken } else { ALWAYS };
-            self.area.store(head::UNDO_UNLESS, unless);
-            self.area.barrier();
-            self.area.store(head::UNDO, self.staged.len() as u64);
-            self.area.barrier();
+            self.owner.store(head::UNDO_UNLESS, unless);
+            self.owner.area().barrier();
+            self.owner.store(head::UNDO, self.staged.len() as u64);
+            self.owner.area().barrier();
             point("step");
             for (word, _, value) in &self.staged {
-                self.area.store(*word, *value);
+                self.owner.store(*word, *value);
                 self.shadow[*word] = *value;
             }
-            self.area.barrier();
+            self.owner.area().barrier();
         }
         if portal {
             point("portal");
-            self.area.store(head::PORTAL_TAKEN, portal_taken);
+            self.owner.store(head::PORTAL_TAKEN, portal_taken);
             self.portal_taken = portal_taken;
-            self.area.barrier();
+            self.owner.area().barrier();
         }
         if !self.staged.is_empty() {
             point("stepped");
-            self.area.store(head::UNDO, 0);
+            self.owner.store(head::UNDO, 0);
             self.staged.clear();
         }
     }
@@ -198,7 +204,7 @@ impl Journal {
     /// Stores a word outside of any step.
     fn put(&mut self, word: usize, value: u64) {
         if self.shadow[word] != value {
-            self.area.store(word, value);
+            self.owner.store(word, value);
             self.shadow[word] = value;
         }
     }

@@ -19,10 +19,36 @@ pub mod image;
 pub mod inbox;
 pub mod journal;
 pub mod layout;
+pub mod owner;
 #[cfg(test)]
 mod tests;
 
-/// A place at which the process can be made to end, for tests; nothing in an ordinary build.
+/// The places at which the process can be made to end, for tests.
+pub const POINTS: [&str; 21] = [
+    "store",
+    "one",
+    "step",
+    "portal",
+    "stepped",
+    "read",
+    "has read",
+    "write",
+    "has written",
+    "queue read",
+    "emitted",
+    "taken",
+    "request",
+    "replying",
+    "recover",
+    "finish",
+    "saving",
+    "checking",
+    "loading",
+    "loaded",
+    "reset",
+];
+
+/// One of [`POINTS`]; nothing in an ordinary build.
 #[cfg(not(any(test, feature = "failpoints")))]
 #[inline(always)]
 pub fn point(_name: &'static str) {}
@@ -35,13 +61,39 @@ pub use fail::point;
 pub mod fail {
     #[cfg(not(test))]
     use std::sync::{
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         OnceLock,
     };
 
-    /// The environment variable that says where: `name:n`, or `*:n` for any place.
+    /// The environment variable that says where: `name:n`, or `*:n` for any place. `name:n:stop`:
+    /// the process is stopped, not killed, and does not count before the front end is through with
+    /// the connection.
     #[cfg(not(test))]
     const VARIABLE: &str = "VSVA_FAIL_AT";
+
+    /// Held during a call on a model of a file: as in the kernel, nothing stops the process in the
+    /// middle of it.
+    pub static CALLS: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+    #[cfg(not(test))]
+    struct Where {
+        name: String,
+        number: u64,
+        stop: bool,
+    }
+
+    #[cfg(not(test))]
+    impl Where {
+        fn told() -> Option<Self> {
+            let value = std::env::var(VARIABLE).ok()?;
+            let mut parts = value.split(':');
+            Some(Self {
+                name: parts.next()?.to_owned(),
+                number: parts.next()?.parse().ok()?,
+                stop: parts.next() == Some("stop"),
+            })
+        }
+    }
 
     #[cfg(test)]
     thread_local! {
@@ -52,23 +104,30 @@ pub mod fail {
     /// Whoever comes here for the n-th time is killed.
     #[cfg(not(test))]
     pub fn point(name: &'static str) {
-        static WHERE: OnceLock<Option<(String, u64)>> = OnceLock::new();
+        static WHERE: OnceLock<Option<Where>> = OnceLock::new();
         static PASSED: AtomicU64 = AtomicU64::new(0);
-        let at = WHERE.get_or_init(|| {
-            let value = std::env::var(VARIABLE).ok()?;
-            let (name, number) = value.split_once(':')?;
-            Some((name.to_owned(), number.parse().ok()?))
-        });
-        let Some((wanted, number)) = at else { return };
-        if (wanted == "*" || wanted == name)
-            && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == *number
-        {
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::KILL,
-            );
-            std::process::abort();
+        static CONNECTED: AtomicBool = AtomicBool::new(false);
+        debug_assert!(super::POINTS.contains(&name), "{name}");
+        let Some(at) = WHERE.get_or_init(Where::told) else {
+            return;
+        };
+        if at.stop && !CONNECTED.load(Ordering::Relaxed) {
+            // The front end has said something over the portal ring.
+            CONNECTED.store(name == "taken", Ordering::Relaxed);
+            return;
         }
+        let here = at.name == "*" || at.name == name;
+        if !here || PASSED.fetch_add(1, Ordering::Relaxed) + 1 != at.number {
+            return;
+        }
+        if at.stop {
+            let _rest = crate::lock::lock(&CALLS);
+            crate::sys::stop();
+            return;
+        }
+        let _ =
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        std::process::abort();
     }
 
     /// The same within a test: the thread panics.

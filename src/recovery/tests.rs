@@ -16,6 +16,7 @@ use super::{
     image::{Copied, Image},
     journal::Journal,
     layout::{head, Layout},
+    owner::Owner,
 };
 use crate::{
     core::{Attachment, Core, Limits, SavedFault, SavedGroup, Saver},
@@ -47,7 +48,7 @@ impl Memory {
     }
 
     fn journal(&self) -> Journal {
-        Journal::create(self.area(), layout(), 7, 0)
+        Journal::create(&self.area(), layout(), 7, 0)
     }
 
     fn image(&self) -> Result<Image, AreaError> {
@@ -208,7 +209,8 @@ fn test_step_that_ends_at_any_store_is_done_or_has_not_been() {
             for again in 0.. {
                 let mut image = memory.image().unwrap();
                 image.recovered(&layout(), u64::MAX, 0);
-                let adopt = || drop(Journal::adopt(memory.area(), layout(), 8, &image));
+                let owner = Owner::take(&memory.area(), 8);
+                let adopt = || drop(Journal::adopt(owner, layout(), &image));
                 let ended = killed_at(again, adopt);
                 assert_eq!(State::of(&memory.image().unwrap()), found);
                 if ended {
@@ -398,4 +400,57 @@ fn test_layout_of_the_largest_limits_fits_into_the_largest_memory() {
 
     assert!(layout.room() < crate::wire::MEMORY_SIZE_MAX - 4096);
     assert!(u64::from(layout.room_units()) << 16 >= layout.room());
+}
+
+#[test]
+fn test_process_that_was_replaced_reads_nothing_and_stores_nothing() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let memory = Memory::new();
+    let mut journal = memory.journal();
+    let inbox = journal.open_inbox(0, true).unwrap();
+    let mut image = memory.image().unwrap();
+    image.recovered(&layout(), 0, 0);
+    let owner = Owner::take(&memory.area(), 8);
+    let mut next = Journal::adopt(owner, layout(), &image);
+    next.counters([5; head::COUNTERS_LEN]);
+    next.commit(0);
+
+    let ends = |f: &mut dyn FnMut()| {
+        let ended = catch_unwind(AssertUnwindSafe(f)).unwrap_err();
+        ended.downcast_ref::<super::owner::GaveWay>().unwrap().0
+    };
+    let reads = ends(&mut || {
+        let _ = inbox.fill(0, &mut [0; 40], |_| panic!("it must not read"));
+    });
+    let steps = ends(&mut || {
+        journal.counters([6; head::COUNTERS_LEN]);
+        journal.commit(1);
+    });
+    let _ = std::panic::take_hook();
+
+    assert_eq!((reads, steps), (0, 0));
+    let image = memory.image().unwrap();
+    assert_eq!((image.instance, image.portal_taken), (8, 0));
+    assert_eq!(image.counters, [5; head::COUNTERS_LEN]);
+}
+
+#[test]
+fn test_process_that_is_replaced_while_it_reads_says_how_many_records_it_has_read() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let memory = Memory::new();
+    let inbox = memory.journal().open_inbox(0, true).unwrap();
+
+    let ended = catch_unwind(AssertUnwindSafe(|| {
+        inbox.fill(0, &mut [0; 80], |bytes| {
+            Owner::take(&memory.area(), 8);
+            bytes.copy_from(zerocopy::IntoBytes::as_bytes(&[record(1), record(2)]));
+            Ok(80)
+        })
+    }));
+    let _ = std::panic::take_hook();
+
+    let ended = ended.unwrap_err();
+    assert_eq!(ended.downcast_ref(), Some(&super::owner::GaveWay(2)));
+    // And they are in the inbox.
+    assert_eq!(memory.image().unwrap().channels[0].inbox.len(), 80);
 }

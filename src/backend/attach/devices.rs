@@ -207,8 +207,9 @@ impl Shell {
             self.core
                 .step(|core, now| core.unhold(device, aborted, now))
         };
+        let held = || self.core.look(|core| core.is_held(device));
         let result = if aborted {
-            channel.faults.discard(dev_id, unhold)
+            channel.faults.discard_if(held, dev_id, unhold)
         } else {
             channel.faults.at_rest(unhold)
         };

@@ -20,6 +20,7 @@ use crate::{
     },
     core::{AttachError, Attachment, HoldError},
     lock::lock,
+    recovery::point,
     wire::{
         AttachPacket, AttachReply, AttachRequest, AttachType, UnholdRequest, ATTACH_FLAG_OWNER,
         ATTACH_FLAG_PRI, ATTACH_FLAG_RECOVER, ATTACH_FLAG_VEVENTQ,
@@ -68,7 +69,12 @@ impl AttachService {
         let mut slot = lock(&self.socket);
         let Some(socket) = &*slot else { return };
         let reply = match socket.receive() {
-            Ok(Received::Request(request, fds)) => self.answer(&request, fds),
+            Ok(Received::Request(request, fds)) => {
+                point("request");
+                let reply = self.answer(&request, fds);
+                point("replying");
+                reply
+            }
             Ok(Received::Malformed(request, text)) => {
                 reply(&request, Errno::INVAL.raw_os_error(), text)
             }

@@ -21,10 +21,12 @@ use rustix::{
 use vm_memory::VolatileSlice;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+#[cfg(feature = "failpoints")]
+use super::model_file::ModelFile;
 use crate::{
     backend::wait::guard,
     lock::lock,
-    recovery::{image::SavedChannel, inbox::Inbox, point},
+    recovery::{image::SavedChannel, inbox::Inbox, owner::Owner, point},
     sys,
     wire::{PageResponse, PgFault, PAGE_RESPONSE_SIZE, PGFAULT_SIZE},
 };
@@ -53,6 +55,8 @@ impl ChannelKind {
         let invalid = |text| Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         match FileType::from_raw_mode(fstat(fd)?.st_mode) {
             FileType::Socket if sockopt::socket_type(fd)? == SocketType::STREAM => Ok(Self::Socket),
+            #[cfg(feature = "failpoints")]
+            FileType::Socket if ModelFile::is_one(fd) => Ok(Self::Kernel),
             FileType::Socket => invalid("a socket, but not SOCK_STREAM"),
             // Anonymous inodes, and a fault file is one, have no type.
             FileType::Unknown => Ok(Self::Kernel),
@@ -203,6 +207,8 @@ struct Reader {
 /// How much of the first answer a socket has taken already.
 struct Writer {
     sent: usize,
+    /// Whoever writes has the right to the recovery area, if there is one.
+    owner: Option<Owner>,
 }
 
 /// A fault channel. One thread can read while another writes.
@@ -218,6 +224,8 @@ impl FaultFile {
     pub fn new(fd: Arc<OwnedFd>) -> io::Result<Self> {
         let kind = ChannelKind::of(fd.as_fd())?;
         let io: Box<dyn FaultIo> = match kind {
+            #[cfg(feature = "failpoints")]
+            ChannelKind::Kernel if ModelFile::is_one(fd.as_fd()) => Box::new(ModelFile::new(fd)?),
             ChannelKind::Kernel => {
                 // A fault file never blocks; whatever else this may be must not either.
                 fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
@@ -240,7 +248,10 @@ impl FaultFile {
                 end: 0,
                 inbox: None,
             }),
-            writer: Mutex::new(Writer { sent: 0 }),
+            writer: Mutex::new(Writer {
+                sent: 0,
+                owner: None,
+            }),
         }
     }
 
@@ -279,6 +290,9 @@ impl FaultFile {
         while count > 0 {
             let bytes = answers[..count].as_bytes();
             point("write");
+            if let Some(owner) = &writer.owner {
+                owner.check();
+            }
             match self.io.write(&bytes[writer.sent..]) {
                 Ok(0) => return WriteEnd::Broken(io::ErrorKind::WriteZero.into()),
                 Ok(more) => {
@@ -315,6 +329,7 @@ impl FaultFile {
                 inbox.begin_anew(end, &[]);
             }
         }
+        lock(&self.writer).owner = Some(inbox.owner.clone());
         reader.inbox = Some(inbox);
     }
 
@@ -334,11 +349,18 @@ impl FaultFile {
         f()
     }
 
-    /// Drops the faults of a device that were read but not taken, and runs `f`, all while no other
-    /// thread reads or writes.
-    pub fn discard<R>(&self, dev_id: u32, f: impl FnOnce() -> R) -> R {
+    /// Drops the faults of a device that were read but not taken, if that is to be done, and runs
+    /// `f`, all while no other thread reads or writes.
+    pub fn discard_if<R>(
+        &self,
+        wanted: impl FnOnce() -> bool,
+        dev_id: u32,
+        f: impl FnOnce() -> R,
+    ) -> R {
         let mut reader = self.lock_reader();
-        reader.discard(dev_id);
+        if wanted() {
+            reader.discard(dev_id);
+        }
         self.writer_at_rest(f)
     }
 

@@ -12,6 +12,8 @@
 //! | `traffic` | the way of faults and answers between the files and the core |
 
 pub mod fault_file;
+#[cfg(feature = "failpoints")]
+mod model_file;
 pub mod open_channel;
 mod recover;
 pub mod table;

@@ -16,6 +16,7 @@ use crate::{
     backend::{published::SharedCore, wait::poller::Interest},
     core::{FaultError, Job},
     lock::lock,
+    recovery::point,
     wire::{LostReason, PageResponse, PgFault},
 };
 
@@ -126,6 +127,7 @@ impl ChannelTable {
         let room = || self.core.look(|core| core.event_room());
         self.core.records_reading(channel.inbox(), true);
         let result = queue.fd.read(room(), |entry| {
+            point("queue read");
             self.core.step(|core, now| {
                 let record = entry.record.as_ref();
                 // There is room, as only the engine reads vEVENTQs.

@@ -93,7 +93,9 @@ impl SharedCore {
     }
 
     fn lock(&self) -> MutexGuard<'_, Published> {
-        lock(&self.0)
+        let this = lock(&self.0);
+        this.check_owner();
+        this
     }
 }
 

@@ -8,10 +8,11 @@ use crate::{
     recovery::{
         area::Area,
         error::AreaError,
-        image::{Copied, Image, SavedChannel},
+        image::{instance_of, Copied, Image, SavedChannel},
         inbox::Inbox,
         journal::Journal,
         layout::{head, Layout},
+        owner::Owner,
     },
 };
 
@@ -23,8 +24,9 @@ pub struct NoInbox;
 pub enum Found {
     /// It has never been used.
     New,
-    /// A process has ended, or this one has lost its front end.
-    Left(Box<Image>),
+    /// A process has ended, or this one has lost its front end. The right to the area has been
+    /// taken.
+    Left(Box<Image>, Owner),
 }
 
 /// An area that has been looked at, and what the front end says of it.
@@ -38,8 +40,14 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// The recovery area of a memory, if there is one.
-    pub fn of(memory: &SharedMemory, layout: &Layout) -> Result<Option<Self>, AreaError> {
+    /// The recovery area of a memory, if there is one. `may` says whether `instance` may go on
+    /// from what a process with another number, or the same, has left there.
+    pub fn of(
+        memory: &SharedMemory,
+        layout: &Layout,
+        instance: u64,
+        may: impl Fn(u64) -> Result<(), AreaError>,
+    ) -> Result<Option<Self>, AreaError> {
         let Some((header, memory)) = memory.recovery() else {
             return Ok(None);
         };
@@ -47,13 +55,21 @@ impl Offer {
         let area = Area::new(memory, place, layout)?;
         let portal_base = header.portal_base.get();
         let found = if area.load(head::MAGIC) == 0 {
+            may(0)?;
             Found::New
         } else {
-            let image = Image::try_from(Copied::of(&area, layout)?)?;
+            let before = instance_of(&area, layout)?;
+            may(before)?;
+            // First of all, as a process that was stopped only may be continued at any time.
+            let owner = Owner::take(&area, instance);
+            let mut image = Image::try_from(Copied::of(&area, layout)?)?;
+            image.instance = before;
             if image.portal_taken != portal_base {
+                // The front end may look again.
+                owner.give_back(before);
                 return Err(AreaError::PortalBase);
             }
-            Found::Left(Box::new(image))
+            Found::Left(Box::new(image), owner)
         };
         Ok(Some(Self {
             area,
@@ -89,12 +105,12 @@ impl SharedCore {
             Found::New => {
                 this.core.start_saving(offer.event_base, offer.portal_base);
                 this.left = Vec::new();
-                Journal::create(area, layout, instance, offer.portal_base)
+                Journal::create(&area, layout, instance, offer.portal_base)
             }
-            Found::Left(mut image) => {
+            Found::Left(mut image, owner) => {
                 let saved: Recovered =
                     image.recovered(&layout, offer.event_base, offer.next_ticket);
-                let journal = Journal::adopt(area, layout, instance, &image);
+                let journal = Journal::adopt(owner, layout, &image);
                 this.left = image.channels;
                 this.core.recover(saved);
                 journal
@@ -192,6 +208,13 @@ impl SharedCore {
 }
 
 impl Published {
+    /// A step is about to be made.
+    pub(super) fn check_owner(&self) {
+        if let Some(journal) = &self.journal {
+            journal.check_owner();
+        }
+    }
+
     /// Saves the step that has been made.
     pub(super) fn save(&mut self) {
         let Some(journal) = &mut self.journal else {

@@ -36,18 +36,17 @@ impl Shell {
     /// Publishes the status in `memory`, and goes on from its recovery area if it has one.
     pub fn share_memory(&self, memory: SharedMemory) -> Result<(), AreaError> {
         let layout = self.recovery_layout();
-        let Some(offer) = Offer::of(&memory, &layout)? else {
+        let may = |instance| match (instance == self.instance, self.core.is_saved()) {
+            (true, false) => Err(AreaError::GivenUp),
+            (false, _) if !self.core.is_fresh() => Err(AreaError::InUse),
+            _ => Ok(()),
+        };
+        let Some(offer) = Offer::of(&memory, &layout, self.instance, may)? else {
             self.core.share(Some(memory));
             return Ok(());
         };
-        let own = matches!(&offer.found, Found::Left(image) if image.instance == self.instance);
-        if own && !self.core.is_saved() {
-            return Err(AreaError::GivenUp);
-        }
-        if !own && !self.core.is_fresh() {
-            return Err(AreaError::InUse);
-        }
-        if let Found::Left(image) = &offer.found {
+        if let Found::Left(image, _) = &offer.found {
+            let own = image.instance == self.instance;
             log::info!(
                 "recovery: {} channels, {} groups, {} faults of {} process",
                 image.channels.len(),

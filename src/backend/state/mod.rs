@@ -17,6 +17,7 @@ use self::{
     transfer::{Direction, Loaded, Transfer, Transferred},
 };
 use super::{events::Step, instance::Backend};
+use crate::recovery::point;
 
 /// SET_DEVICE_STATE_FD: starts the transfer.
 pub fn begin(
@@ -47,6 +48,7 @@ pub fn begin(
 /// CHECK_DEVICE_STATE: collects the result, and applies the state that has come in.
 pub fn finish(backend: &Backend, transfer: &Transfer) -> Result<(), StateError> {
     let (direction, result) = transfer.check();
+    point("checking");
     let result = result.and_then(|transferred| match transferred {
         Transferred::Saved(bytes) => {
             log::info!("state saved, {bytes} bytes");
@@ -72,6 +74,7 @@ fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateE
     let data = backend.shell.core.step(|core, _| core.snapshot())?;
     let state = backend.state_version.encode(data);
     let (length, pending) = (state.length(), state.pending());
+    point("saving");
     transfer.save(file, state)?;
     backend.shell.events.step(|| Step::Save {
         bytes: length,
@@ -82,10 +85,12 @@ fn save(backend: &Backend, transfer: &Transfer, file: File) -> Result<(), StateE
 
 fn load(backend: &Backend, loaded: &Loaded) -> Result<(), StateError> {
     let Loaded { data, bytes } = loaded;
+    point("loading");
     backend
         .shell
         .core
         .step(|core, now| core.restore(data, now))?;
+    point("loaded");
     let (bytes, pending) = (*bytes, data.pending.len());
     log::info!("state loaded, {bytes} bytes, {pending} submissions");
     backend.shell.events.step(|| Step::Load { bytes, pending });

@@ -604,7 +604,7 @@ fn test_discard_drops_what_was_read_of_that_device_only() {
     let mut sink = Sink::with_room(1);
     assert!(matches!(channel.read(&mut sink), ReadEnd::Refused(())));
 
-    let result = channel.discard(5, || 42);
+    let result = channel.discard_if(|| true, 5, || 42);
     io.reads.lock().unwrap().push_back(Ok(vec![]));
     io.readable.lock().unwrap().push_back(Ok(false));
     sink.room = 10;
@@ -626,7 +626,7 @@ fn test_discard_keeps_a_record_that_has_come_in_part() {
     let mut sink = Sink::with_room(0);
     assert!(matches!(channel.read(&mut sink), ReadEnd::Refused(())));
 
-    channel.discard(0, || ());
+    channel.discard_if(|| true, 0, || ());
     io.reads.lock().unwrap().push_back(Ok(rest.to_vec()));
     sink.room = 10;
     let end = channel.read(&mut sink);

@@ -14,6 +14,7 @@ use crate::recovery::area::Area;
 use crate::recovery::image::{Copied, Image};
 use crate::recovery::journal::Journal;
 use crate::recovery::layout::Layout;
+use crate::recovery::owner::Owner;
 use crate::wire::{MessageType, DEVICE_NONE};
 
 /// Where the core is saved.
@@ -34,7 +35,7 @@ impl Saved {
         let memory = MmapRegion::new(usize::try_from(room).unwrap()).unwrap();
         let area = Area::new(Arc::new(memory), (0, room), &layout()).unwrap();
         Self {
-            journal: Journal::create(area.clone(), layout(), 1, 0),
+            journal: Journal::create(&area, layout(), 1, 0),
             area,
             slots: BTreeMap::new(),
         }
@@ -72,14 +73,14 @@ impl World {
         self.save_step();
         // Nobody has their descriptors any more.
         self.channels.retain(|_, hardware| !hardware.closing);
+        let owner = Owner::take(&self.saved.area, 2);
         let mut image = Image::try_from(Copied::of(&self.saved.area, &layout()).unwrap()).unwrap();
         let first = self
             .pending
             .front()
             .map_or(self.next_ticket, |(ticket, _)| *ticket);
         let recovered = image.recovered(&layout(), self.core.event_number(), first);
-        let area = self.saved.area.clone();
-        self.saved.journal = Journal::adopt(area, layout(), 2, &image);
+        self.saved.journal = Journal::adopt(owner, layout(), &image);
         let before = std::mem::replace(&mut self.core, Core::new(LIMITS, ()).unwrap());
         self.core.recover(recovered);
         for (device, channel) in self.attached.clone() {
