@@ -226,7 +226,7 @@ fn test_fd_listening_is_served() {
 }
 
 /// Started as a front end starts it, which keeps the socket's path for itself.
-fn start_one_off(listener: &UnixListener) -> (Child, JoinHandle<()>) {
+fn start_one_off(listener: &UnixListener) -> (Child, JoinHandle<String>) {
     let mut child = command()
         .args(["--one-off", "--fd", &inherit(listener)])
         .stderr(Stdio::piped())

@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{waitid, WaitId, WaitIdOptions};
 use tempfile::TempDir;
 use vhost_user_vsva::{
     frontend::{AttachChannel, Attachment, Event, Frontend, Options},
@@ -33,7 +34,7 @@ pub const LONG: Duration = Duration::from_secs(3600);
 pub struct Backend {
     pub dir: TempDir,
     pub child: Child,
-    messages: Option<JoinHandle<()>>,
+    messages: Option<JoinHandle<String>>,
 }
 
 impl Backend {
@@ -122,6 +123,28 @@ impl Backend {
         self.child.wait().unwrap()
     }
 
+    /// Whether it has been stopped by a signal.
+    pub fn is_stopped(&self) -> bool {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(pid), options), Ok(Some(status)) if status.stopped())
+    }
+
+    /// Continues it, waits for its end, and says what it has said.
+    pub fn go_on_and_end(mut self) -> (ExitStatus, String) {
+        self.signal(rustix::process::Signal::CONT);
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < HANG, "it does not end");
+            thread::sleep(Duration::from_millis(1));
+        };
+        let messages = self.messages.take().expect("its messages");
+        (status, messages.join().unwrap())
+    }
+
     pub fn assert_alive(&mut self) {
         assert_eq!(
             self.child.try_wait().unwrap(),
@@ -142,11 +165,15 @@ impl Drop for Backend {
 }
 
 /// Starts the program with its socket in `dir`, and waits until it is ready.
-fn spawn(dir: &Path, options: &[&str]) -> (Child, JoinHandle<()>) {
+fn spawn(dir: &Path, options: &[&str]) -> (Child, JoinHandle<String>) {
     spawn_to_fail(dir, options, None)
 }
 
-fn spawn_to_fail(dir: &Path, options: &[&str], fail_at: Option<&str>) -> (Child, JoinHandle<()>) {
+fn spawn_to_fail(
+    dir: &Path,
+    options: &[&str],
+    fail_at: Option<&str>,
+) -> (Child, JoinHandle<String>) {
     let path = dir.join("notify");
     let _ = fs::remove_file(&path);
     let notify = UnixDatagram::bind(&path).unwrap();
@@ -169,12 +196,16 @@ fn spawn_to_fail(dir: &Path, options: &[&str], fail_at: Option<&str>) -> (Child,
 
 /// Makes the messages of a child a part of what the test prints, so that they are seen when it fails, and do not come
 /// between a test's name and its outcome.
-pub fn show_messages(child: &mut Child) -> JoinHandle<()> {
+pub fn show_messages(child: &mut Child) -> JoinHandle<String> {
     let stderr = child.stderr.take().expect("stderr is piped");
     thread::spawn(move || {
+        let mut all = String::new();
         for line in BufReader::new(stderr).lines().map_while(Result::ok) {
             eprintln!("{line}");
+            all.push_str(&line);
+            all.push('\n');
         }
+        all
     })
 }
 

@@ -1,103 +1,123 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The back-end is killed at every place at which that could matter, and another goes on.
-//!
-//! The device is the oracle: each of its faults gets one answer, and the one that the guest gave.
-//! So is the guest: it sees each fault once. So is the portal: each submission is executed once, in
-//! order.
+//! What outlives the back-ends of a test: the devices, the guest, and the front end, which starts
+//! the next back-end whenever one has ended.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    io::Read,
-    os::{
-        fd::{AsFd, OwnedFd},
-        unix::net::UnixStream,
-    },
+    os::fd::{AsFd, OwnedFd},
     thread,
     time::{Duration, Instant},
 };
 
+use rustix::{
+    event::{eventfd, EventfdFlags},
+    io::Errno,
+};
 use vhost_user_vsva::{
-    core::Phase,
-    frontend::{Attachment, Event, Frontend, FrontendError, SharedMemory},
+    frontend::{
+        AttachChannel, Attachment, Companions, Event, Frontend, FrontendError, SharedMemory,
+    },
+    state,
     wire::{
-        EventRecord, PageResponse, PgFault, ResponseCode, SmmuCommand, PAGE_RESPONSE_SIZE,
-        PERM_READ, PGFAULT_LAST_PAGE, PGFAULT_PASID_VALID, U32, U64,
+        EventRecord, PgFault, ResponseCode, SmmuCommand, PERM_READ, PGFAULT_LAST_PAGE,
+        PGFAULT_PASID_VALID, U32, U64,
     },
 };
-use zerocopy::{FromBytes, IntoBytes};
 
+use super::channel::Channel;
 use crate::support::{attachment, options, submission, Backend, HANG, LONG};
 
-/// Two devices on one channel, and one with page requests.
-const DEVICES: u32 = 3;
-const PRI: u32 = 2;
+/// Two devices on one socket, one with page requests, and two on a fault file of the kernel.
+pub const DEVICES: u32 = 5;
+pub const PRI: u32 = 2;
+pub const KERNEL: [u32; 2] = [3, 4];
 
 fn channel_of(device: u32) -> usize {
-    (device / 2) as usize
+    [0, 0, 1, 2, 2][device as usize]
 }
 
 /// A fault as the device knows it.
 #[derive(Debug)]
-struct Fault {
-    device: u32,
-    cookie: u32,
+pub struct Fault {
+    pub device: u32,
+    pub cookie: u32,
     /// The guest has seen it.
-    seen: bool,
+    pub seen: bool,
 }
 
-/// The device's end of a fault channel, and the descriptor that the front end keeps.
-struct Channel {
-    device: UnixStream,
-    fd: OwnedFd,
+/// What the front end is doing with the page table of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    /// HOLD has had no reply.
+    Asked,
+    /// It is being changed.
+    Held,
+    /// It has been changed: whether the kernel has aborted the faults. UNHOLD has had no reply.
+    Changed(bool),
+    /// The kernel has aborted the faults by itself.
+    Aborted,
 }
 
 /// What the front end has to keep.
-struct Vm {
-    backend: Backend,
-    memory: SharedMemory,
-    frontend: Option<Frontend>,
-    attach: Option<vhost_user_vsva::frontend::AttachChannel>,
-    channels: [Channel; 2],
+pub struct Vm {
+    pub backend: Backend,
+    pub memory: SharedMemory,
+    /// `recovery_room` of the back-end.
+    pub room: u16,
+    pub frontend: Option<Frontend>,
+    attach: Option<AttachChannel>,
+    pub channels: [Channel; 3],
     attached: BTreeSet<u32>,
+    holds: BTreeMap<u32, Hold>,
+    /// Of device 0.
+    veventq: OwnedFd,
+    pub events_lost: u32,
     /// Messages that the front end has taken before this connection.
     event_base: u64,
     portal_base: u64,
+    portal_seq: u64,
     /// Commands and resets: their number, once they have been sent.
     commands: VecDeque<(Option<u64>, Command)>,
     /// The guest does not answer for now, but keeps what it would.
-    withhold: bool,
+    pub withhold: bool,
     withheld: Vec<(u32, u32, Command)>,
     detaching: BTreeSet<u32>,
     dropped: BTreeSet<u64>,
     /// Submissions that have not been executed.
-    copies: BTreeMap<u64, u32>,
+    pub copies: BTreeMap<u64, u32>,
     executed: Vec<u64>,
-    next_ticket: u64,
+    pub next_ticket: u64,
+    /// Nothing is wanted while the VM does not run.
+    pub stopped: bool,
     /// A drain that is wanted, its generation, and whether it has ended.
-    drain: bool,
+    pub drain: bool,
     generation: u64,
-    drained: bool,
-    released: bool,
-    faults: BTreeMap<u64, Fault>,
-    next_cookie: u32,
+    pub drained: bool,
+    pub released: bool,
+    pub faults: BTreeMap<u64, Fault>,
+    /// Faults that the kernel has aborted.
+    aborted: BTreeSet<u64>,
+    pub next_cookie: u32,
     /// What the guest has answered, by cookie.
     given: BTreeMap<u32, ResponseCode>,
-    answers: BTreeMap<u32, ResponseCode>,
-    again: u32,
-    kills: u32,
+    pub answers: BTreeMap<u32, ResponseCode>,
+    pub again: u32,
+    pub kills: u32,
     /// Where the next process ends.
-    fail_at: VecDeque<String>,
+    pub fail_at: VecDeque<String>,
+    /// Processes that were stopped, and given up.
+    pub hung: Vec<Backend>,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Command {
+pub enum Command {
     Smmu(SmmuCommand),
     Reset(u32),
 }
 
 fn desc(device: u32) -> Attachment {
     Attachment {
-        channel: device / 2,
+        channel: u32::try_from(channel_of(device)).unwrap(),
         pri: device == PRI,
         ..attachment(device)
     }
@@ -105,27 +125,24 @@ fn desc(device: u32) -> Attachment {
 
 impl Vm {
     /// The processes end at these places, one after the other.
-    fn new(fail_at: &[String]) -> Self {
+    pub fn new(fail_at: &[String]) -> Self {
         let backend = Backend::start();
         let room = backend.negotiate().config().unwrap().recovery_room.get();
         let memory = SharedMemory::with_recovery(1, room).unwrap();
-        let channels = [(); 2].map(|()| {
-            let (device, fd) = UnixStream::pair().unwrap();
-            device.set_nonblocking(true).unwrap();
-            Channel {
-                device,
-                fd: fd.into(),
-            }
-        });
         let mut vm = Self {
             backend,
             memory,
+            room,
             frontend: None,
             attach: None,
-            channels,
+            channels: Channel::all(),
             attached: (0..DEVICES).collect(),
+            holds: BTreeMap::new(),
+            veventq: eventfd(0, EventfdFlags::CLOEXEC).unwrap(),
+            events_lost: 0,
             event_base: 0,
             portal_base: 0,
+            portal_seq: 0,
             commands: VecDeque::new(),
             withhold: false,
             withheld: Vec::new(),
@@ -134,17 +151,20 @@ impl Vm {
             copies: BTreeMap::new(),
             executed: Vec::new(),
             next_ticket: 0,
+            stopped: false,
             drain: false,
             generation: 0,
             drained: false,
             released: false,
             faults: BTreeMap::new(),
+            aborted: BTreeSet::new(),
             next_cookie: 1,
             given: BTreeMap::new(),
             answers: BTreeMap::new(),
             again: 0,
             kills: 0,
             fail_at: fail_at.iter().cloned().collect(),
+            hung: Vec::new(),
         };
         vm.start_next();
         vm.connect();
@@ -159,18 +179,37 @@ impl Vm {
     /// Connects until it has worked.
     fn connect(&mut self) {
         while let Err(e) = self.try_connect() {
-            let start = Instant::now();
-            while self.backend.child.try_wait().unwrap().is_none() {
-                assert!(start.elapsed() < HANG, "it lives, but {e}");
-                thread::yield_now();
-            }
+            self.wait_ended(&e);
             self.lost();
+        }
+    }
+
+    fn wait_ended(&mut self, why: &FrontendError) {
+        let start = Instant::now();
+        while self.backend.child.try_wait().unwrap().is_none() {
+            assert!(start.elapsed() < HANG, "it lives, but {why}");
+            thread::yield_now();
         }
     }
 
     /// The process has ended: what it has sent is taken, and another is started.
     fn lost(&mut self) {
         self.kills += 1;
+        self.disconnect();
+        self.start_next();
+    }
+
+    /// The process hangs: it is left to itself, and another is started somewhere else.
+    fn give_up(&mut self) {
+        self.kills += 1;
+        self.disconnect();
+        let next = Backend::start();
+        self.hung.push(std::mem::replace(&mut self.backend, next));
+        self.start_next();
+    }
+
+    /// What the back-end has sent is taken, and the connection is closed.
+    fn disconnect(&mut self) {
         if let Some(mut frontend) = self.frontend.take() {
             while let Some(event) = frontend.next_event().unwrap() {
                 self.take(&event);
@@ -178,7 +217,12 @@ impl Vm {
             self.event_base += frontend.events_taken();
         }
         self.attach = None;
-        self.start_next();
+    }
+
+    /// Only the connection is lost.
+    pub fn reconnect(&mut self) {
+        self.disconnect();
+        self.connect();
     }
 
     fn try_connect(&mut self) -> Result<(), FrontendError> {
@@ -190,13 +234,9 @@ impl Vm {
         self.portal_base = self.memory.portal_taken()?;
         let mut attach = frontend.attach_channel()?;
         attach.share_memory(&self.memory)?;
-        let mut open = BTreeSet::new();
-        for device in &self.attached {
-            let channel = channel_of(*device);
-            let fd = open
-                .insert(channel)
-                .then(|| self.channels[channel].fd.as_fd());
-            attach.attach(&desc(*device), fd)?;
+        self.attach_all(&mut attach)?;
+        for (device, hold) in self.holds.clone() {
+            self.hold_again(&mut attach, device, hold)?;
         }
         for device in self.detaching.clone() {
             attach.detach(device)?;
@@ -205,6 +245,7 @@ impl Vm {
         frontend.start()?;
         self.frontend = Some(frontend);
         self.attach = Some(attach);
+        self.portal_seq = 0;
         let taken = self.portal_base;
         self.commands
             .retain(|(number, _)| number.is_none_or(|number| number > taken));
@@ -217,6 +258,9 @@ impl Vm {
             let device = self.copies.get(&ticket).copied().unwrap_or(u32::MAX);
             self.send(|frontend| frontend.submit(device, &submission(ticket)));
         }
+        if self.stopped {
+            return Ok(());
+        }
         if self.drain {
             self.begin_drain();
         } else {
@@ -226,8 +270,104 @@ impl Vm {
         Ok(())
     }
 
-    fn send<R>(&mut self, f: impl FnOnce(&mut Frontend) -> Result<R, FrontendError>) -> Option<R> {
-        f(self.frontend.as_mut()?).ok()
+    fn attach_all(&self, attach: &mut AttachChannel) -> Result<(), FrontendError> {
+        let mut open = BTreeSet::new();
+        for device in &self.attached {
+            let channel = channel_of(*device);
+            let fd = open.insert(channel).then(|| self.channels[channel].as_fd());
+            let companions = Companions {
+                fault_fd: fd,
+                veventq: (*device == 0).then(|| self.veventq.as_fd()),
+                ..Companions::default()
+            };
+            attach.attach_with(&desc(*device), &companions)?;
+        }
+        Ok(())
+    }
+
+    /// A HOLD or UNHOLD that may have had an effect.
+    fn hold_again(
+        &mut self,
+        attach: &mut AttachChannel,
+        device: u32,
+        hold: Hold,
+    ) -> Result<(), FrontendError> {
+        let unless = |wanted, result| match result {
+            Err(FrontendError::Refused { errno, .. }) if errno == wanted => Ok(()),
+            result => result,
+        };
+        if !matches!(hold, Hold::Changed(_)) {
+            unless(Errno::ALREADY, attach.hold(device))?;
+        }
+        let aborted = match hold {
+            Hold::Asked | Hold::Held => {
+                self.holds.insert(device, Hold::Held);
+                return Ok(());
+            }
+            Hold::Changed(aborted) => aborted,
+            Hold::Aborted => true,
+        };
+        // Refused if it has had its effect.
+        unless(Errno::INVAL, attach.unhold(device, aborted))?;
+        self.holds.remove(&device);
+        Ok(())
+    }
+
+    /// Sends the HOLD for a device, and waits for the reply of whichever process.
+    pub fn hold(&mut self, device: u32) {
+        self.holds.insert(device, Hold::Asked);
+        let held = self.attach.as_mut().map(|attach| attach.hold(device));
+        if matches!(held, Some(Ok(()))) {
+            self.holds.insert(device, Hold::Held);
+        }
+        self.until("HOLD", |vm| vm.holds[&device] == Hold::Held);
+    }
+
+    /// The page table of a held device has been changed; the kernel has aborted its faults, or not.
+    /// It faults again at once.
+    pub fn unhold(&mut self, device: u32, aborted: bool) {
+        if aborted {
+            self.forget_aborted(device);
+            self.raise(device, 1);
+        }
+        self.holds.insert(device, Hold::Changed(aborted));
+        let attach = self.attach.as_mut();
+        let unheld = attach.map(|attach| attach.unhold(device, aborted));
+        if matches!(unheld, Some(Ok(()))) {
+            self.holds.remove(&device);
+        }
+        self.until("UNHOLD", |vm| !vm.holds.contains_key(&device));
+    }
+
+    /// The kernel aborts the faults of a device while there is no back-end.
+    pub fn abort_while_away(&mut self, device: u32) {
+        self.backend.child.kill().unwrap();
+        self.backend.child.wait().unwrap();
+        self.forget_aborted(device);
+        self.holds.insert(device, Hold::Aborted);
+        self.until("UNHOLD", |vm| !vm.holds.contains_key(&device));
+    }
+
+    /// The kernel aborts the faults of a device. The guest is told by the device, and answers no
+    /// more.
+    fn forget_aborted(&mut self, device: u32) {
+        self.take_answers();
+        self.channels[channel_of(device)].abort(100 + device);
+        self.withheld.retain(|(of, _, _)| *of != device);
+        let waits =
+            |fault: &Fault| fault.device == device && !self.answers.contains_key(&fault.cookie);
+        let waiting = self.faults.iter().filter(|(_, fault)| waits(fault));
+        let waiting: Vec<u64> = waiting.map(|(addr, _)| *addr).collect();
+        for addr in waiting {
+            self.faults.remove(&addr);
+            self.aborted.insert(addr);
+        }
+    }
+
+    fn send(&mut self, f: impl FnOnce(&mut Frontend) -> Result<u64, FrontendError>) -> Option<u64> {
+        let seq = f(self.frontend.as_mut()?).ok()?;
+        self.portal_seq = seq;
+        Some(seq)
     }
 
     fn post(&mut self, command: Command) -> Option<u64> {
@@ -238,7 +378,7 @@ impl Vm {
         Some(self.portal_base + seq?)
     }
 
-    fn command(&mut self, command: Command) {
+    pub fn command(&mut self, command: Command) {
         let number = self.post(command);
         self.commands.push_back((number, command));
     }
@@ -253,18 +393,18 @@ impl Vm {
         }
     }
 
-    fn drain(&mut self) {
+    pub fn drain(&mut self) {
         self.drain = true;
         self.begin_drain();
     }
 
-    fn release(&mut self) {
+    pub fn release(&mut self) {
         self.drain = false;
         self.released = false;
         self.send(|frontend| frontend.release(0));
     }
 
-    fn submit(&mut self, device: u32) {
+    pub fn submit(&mut self, device: u32) {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
         self.copies.insert(ticket, device);
@@ -272,10 +412,10 @@ impl Vm {
     }
 
     /// A group of faults.
-    fn raise(&mut self, device: u32, records: u32) {
+    pub fn raise(&mut self, device: u32, records: u32) {
         let cookie = self.next_cookie;
         self.next_cookie += 1;
-        let mut bytes = Vec::new();
+        let mut group = Vec::new();
         for n in 0..records {
             let addr = u64::from(cookie * 16 + n) << 12;
             let last = if n + 1 == records {
@@ -283,7 +423,7 @@ impl Vm {
             } else {
                 0
             };
-            let record = PgFault {
+            group.push(PgFault {
                 flags: U32::new(PGFAULT_PASID_VALID | last),
                 dev_id: U32::new(100 + device),
                 pasid: U32::new(1),
@@ -293,8 +433,7 @@ impl Vm {
                 addr: U64::new(addr),
                 length: U32::ZERO,
                 cookie: U32::new(cookie),
-            };
-            bytes.extend_from_slice(record.as_bytes());
+            });
             let fault = Fault {
                 device,
                 cookie,
@@ -302,17 +441,23 @@ impl Vm {
             };
             self.faults.insert(addr, fault);
         }
-        use std::io::Write;
-        self.channels[channel_of(device)]
-            .device
-            .write_all(&bytes)
-            .unwrap();
+        self.channels[channel_of(device)].raise(cookie, &group);
+    }
+
+    /// The kernel has lost an event of device 0.
+    pub fn lose_event(&mut self, sequence: u32) {
+        // IOMMU_VEVENTQ_FLAG_LOST_EVENTS and the number: as many bytes as an eventfd has.
+        let header = 1 | u64::from(sequence) << 32;
+        rustix::io::write(&self.veventq, &header.to_ne_bytes()).unwrap();
     }
 
     fn take(&mut self, event: &Event) {
         match event {
             Event::Smmu { record, .. } => {
                 let event = EventRecord::decode(record).expect("a stall");
+                if self.aborted.contains(&event.addr) {
+                    return;
+                }
                 let fault = self
                     .faults
                     .get_mut(&event.addr)
@@ -369,6 +514,7 @@ impl Vm {
                 }
             }
             Event::Released(_) => self.released = true,
+            Event::EventsLost { device: 0, count } => self.events_lost += count,
             other => panic!("{other:?}"),
         }
     }
@@ -376,15 +522,10 @@ impl Vm {
     /// What the devices have been answered.
     fn take_answers(&mut self) {
         for channel in &mut self.channels {
-            let mut bytes = [0; PAGE_RESPONSE_SIZE];
-            while let Ok(PAGE_RESPONSE_SIZE) = channel.device.read(&mut bytes) {
-                let answer = PageResponse::read_from_bytes(&bytes).unwrap();
-                let code = match answer.code.get() {
-                    0 => ResponseCode::Success,
-                    _ => ResponseCode::Invalid,
-                };
-                let before = self.answers.insert(answer.cookie.get(), code);
+            for (cookie, code) in channel.take_answers() {
+                let before = self.answers.insert(cookie, code);
                 if let Some(before) = before {
+                    assert!(!channel.is_kernel(), "answered twice");
                     assert_eq!(before, code, "answered in two ways");
                     self.again += 1;
                 }
@@ -393,7 +534,7 @@ impl Vm {
     }
 
     /// Serves everybody until something is so; whenever the process has ended another is started.
-    fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+    pub fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let start = Instant::now();
         loop {
             assert!(start.elapsed() < 3 * HANG, "{what}: {self:?}");
@@ -412,6 +553,11 @@ impl Vm {
                 self.connect();
                 continue;
             }
+            if self.backend.is_stopped() {
+                self.give_up();
+                self.connect();
+                continue;
+            }
             if done(self) {
                 return;
             }
@@ -419,7 +565,7 @@ impl Vm {
         }
     }
 
-    fn answered(&self) -> bool {
+    pub fn answered(&self) -> bool {
         let groups: BTreeSet<u32> = self.faults.values().map(|fault| fault.cookie).collect();
         groups.len() == self.answers.len()
     }
@@ -435,17 +581,120 @@ impl Vm {
     }
 
     /// All faults of a device have been seen, and none has been answered since `withhold`.
-    fn stall_term(&mut self, device: u32) {
+    pub fn stall_term(&mut self, device: u32) {
         self.abort(device);
         let sid = 0x10 + device;
         self.command(Command::Smmu(SmmuCommand::StallTerm { sid }));
     }
 
     /// As `stall_term`.
-    fn reset(&mut self, device: u32) {
+    pub fn reset(&mut self, device: u32) {
         self.abort(device);
         self.drop_copies(device);
         self.command(Command::Reset(device));
+    }
+
+    /// The state, when the VM has been stopped and nothing is outstanding.
+    pub fn save(&mut self) -> Vec<u8> {
+        self.stopped = true;
+        loop {
+            self.until("what has been sent", Self::sent);
+            let frontend = self.frontend.as_mut().unwrap();
+            match frontend.stop().and_then(|()| frontend.save()) {
+                Ok(state) => return state,
+                Err(e) => {
+                    self.wait_ended(&e);
+                    self.lost();
+                    self.connect();
+                }
+            }
+        }
+    }
+
+    /// Goes on with a saved state, another back-end and another front end. If the back-end ends
+    /// before the state has been loaded, it is loaded again, into a memory that has never been
+    /// used, or the front end goes on with its copies (`by_copies`).
+    pub fn load(&mut self, saved: &[u8], by_copies: bool) {
+        self.disconnect();
+        self.backend = Backend::start();
+        self.fresh_memory();
+        self.start_next();
+        self.generation = 0;
+        self.drained = false;
+        let data = state::decode(saved).unwrap();
+        let pending: BTreeMap<u64, u32> = data
+            .pending
+            .iter()
+            .map(|message| {
+                let submission: vhost_user_vsva::wire::Submission = message.payload();
+                (submission.ticket.get(), message.device.get())
+            })
+            .collect();
+        assert_eq!(pending, self.copies, "what is pending");
+        assert_eq!(data.general.next_ticket, self.next_ticket);
+        while let Err(e) = self.try_load(saved) {
+            self.wait_ended(&e);
+            self.lost();
+            if by_copies {
+                self.connect();
+                return;
+            }
+            self.fresh_memory();
+        }
+    }
+
+    fn fresh_memory(&mut self) {
+        self.memory = SharedMemory::with_recovery(2, self.room).unwrap();
+        (self.event_base, self.portal_base, self.portal_seq) = (0, 0, 0);
+    }
+
+    fn try_load(&mut self, saved: &[u8]) -> Result<(), FrontendError> {
+        let mut frontend = Frontend::negotiate(self.backend.stream(), &options())?;
+        let mut attach = frontend.attach_channel()?;
+        attach.share_memory(&self.memory)?;
+        self.attach_all(&mut attach)?;
+        frontend.load(saved)?;
+        frontend.start()?;
+        self.frontend = Some(frontend);
+        self.attach = Some(attach);
+        Ok(())
+    }
+
+    /// The VM runs again, and what is pending is executed.
+    pub fn go_on(&mut self) {
+        self.stopped = false;
+        self.release();
+    }
+
+    /// The whole VM is reset, and its devices with it: the back-end begins anew.
+    pub fn reset_all(&mut self) {
+        self.disconnect();
+        loop {
+            let reset = Frontend::negotiate(self.backend.stream(), &options())
+                .and_then(|mut frontend| frontend.reset_backend());
+            match reset {
+                Ok(()) => break,
+                Err(e) => {
+                    self.wait_ended(&e);
+                    self.lost();
+                }
+            }
+        }
+        self.fresh_memory();
+        self.channels = Channel::all();
+        self.faults.clear();
+        self.given.clear();
+        self.answers.clear();
+        self.withheld.clear();
+        self.commands.clear();
+        self.copies.clear();
+        self.executed.clear();
+        self.dropped.clear();
+        self.holds.clear();
+        self.attached = (0..DEVICES).collect();
+        self.next_ticket = 0;
+        self.drain = false;
+        self.connect();
     }
 
     fn drop_copies(&mut self, device: u32) {
@@ -454,7 +703,7 @@ impl Vm {
         self.copies.retain(|_, of| *of != device);
     }
 
-    fn detach(&mut self, device: u32) {
+    pub fn detach(&mut self, device: u32) {
         self.abort(device);
         self.drop_copies(device);
         self.detaching.insert(device);
@@ -466,28 +715,34 @@ impl Vm {
 
     fn detached(&mut self, device: u32) {
         self.detaching.remove(&device);
+        self.holds.remove(&device);
         self.attached.remove(&device);
     }
 
-    fn answer_withheld(&mut self) {
+    pub fn answer_withheld(&mut self) {
         self.withhold = false;
         for (_, _, command) in std::mem::take(&mut self.withheld) {
             self.command(command);
         }
     }
 
+    /// Whether everything that has been sent has taken effect.
+    pub fn sent(&self) -> bool {
+        self.memory.portal_taken().unwrap() == self.portal_base + self.portal_seq
+    }
+
     /// Whether every command of the guest has taken effect.
-    fn caught_up(&self) -> bool {
+    pub fn caught_up(&self) -> bool {
         let taken = self.memory.portal_taken().unwrap();
         let has = |number: Option<u64>| number.is_some_and(|number| number <= taken);
         self.commands.iter().all(|(number, _)| has(*number))
     }
 
-    fn seen(&self) -> bool {
+    pub fn seen(&self) -> bool {
         self.faults.values().all(|fault| fault.seen)
     }
 
-    fn check(&mut self) {
+    pub fn check(&mut self) {
         self.until("answers", Self::answered);
         for (addr, fault) in &self.faults {
             if self.attached.contains(&fault.device) {
@@ -517,214 +772,4 @@ impl std::fmt::Debug for Vm {
             .field("status", &self.memory.status())
             .finish()
     }
-}
-
-/// Everything that there is once, with the processes ending where they are told to. Returns how many
-/// have.
-fn scenario(fail_at: &[String]) -> u32 {
-    let mut vm = Vm::new(fail_at);
-    vm.raise(0, 1);
-    vm.until("an answer", |vm| vm.answers.len() == 1);
-    vm.submit(0);
-    vm.raise(1, 2);
-    vm.raise(0, 1);
-    vm.raise(PRI, 3);
-    vm.submit(1);
-    vm.until("four answers", |vm| vm.answers.len() == 4);
-    vm.until("an empty queue", |vm| vm.copies.is_empty());
-    vm.drain();
-    vm.raise(0, 1);
-    vm.submit(0);
-    vm.submit(PRI);
-    vm.until("a drain", |vm| vm.drained);
-    assert_eq!(vm.copies.len(), 2);
-    vm.release();
-    vm.submit(1);
-    vm.until("a release", |vm| vm.released && vm.copies.is_empty());
-    vm.withhold = true;
-    for device in 0..DEVICES {
-        vm.raise(device, 1);
-    }
-    vm.until("events", Vm::seen);
-    vm.stall_term(0);
-    vm.submit(1);
-    vm.reset(1);
-    vm.until("two answers", |vm| {
-        vm.answers.len() + 1 == vm.next_cookie as usize - 1
-    });
-    vm.detach(PRI);
-    vm.until("answers", Vm::answered);
-    vm.withhold = false;
-    vm.raise(0, 1);
-    vm.raise(1, 1);
-    vm.submit(0);
-    vm.until("an empty queue", |vm| vm.copies.is_empty());
-    vm.check();
-    vm.until("the phase RUNNING", |vm| {
-        let status = vm.memory.status();
-        status.is_some_and(|status| status.phase.get() == Phase::Running as u32)
-    });
-    vm.kills
-}
-
-#[test]
-fn test_back_end_that_never_ends_serves_everybody_once() {
-    assert_eq!(scenario(&[]), 0);
-}
-
-fn every(place: &str, step: usize) {
-    for number in (1..).step_by(step) {
-        let kills = scenario(&[format!("{place}:{number}")]);
-        if kills == 0 {
-            assert!(number > 1, "{place} is never passed");
-            return;
-        }
-    }
-}
-
-#[test]
-fn test_kill_at_every_step_loses_and_doubles_nothing() {
-    every("step", 1);
-}
-
-#[test]
-fn test_kill_after_every_step_loses_and_doubles_nothing() {
-    every("stepped", 1);
-}
-
-#[test]
-fn test_kill_around_every_read_loses_and_doubles_nothing() {
-    every("read", 1);
-    every("has read", 1);
-}
-
-#[test]
-fn test_kill_around_every_answer_loses_and_doubles_nothing() {
-    every("write", 1);
-    every("has written", 1);
-}
-
-#[test]
-fn test_kill_around_every_message_loses_and_doubles_nothing() {
-    every("emitted", 1);
-    every("portal", 1);
-    every("taken", 1);
-}
-
-/// All of them take long: VSVA_KILL_EVERY=1.
-#[test]
-fn test_kill_at_stores_loses_and_doubles_nothing() {
-    let step = std::env::var("VSVA_KILL_EVERY").ok();
-    let step = step.map_or(97, |step| step.parse().unwrap());
-    every("store", step);
-}
-
-#[test]
-fn test_kill_during_a_recovery_loses_and_doubles_nothing() {
-    for first in ["has read:3", "has written:2", "emitted:2", "taken:2"] {
-        for then in [
-            "recover:1",
-            "finish:1",
-            "step:1",
-            "store:9",
-            "read:1",
-            "store:40",
-        ] {
-            let kills = scenario(&[first.to_owned(), then.to_owned()]);
-            assert!(kills >= 1, "{first} {then}");
-        }
-    }
-}
-
-/// Numbers that are as good as random, and the same for the same seed.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, most: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % most
-    }
-}
-
-fn variable(name: &str) -> Option<u64> {
-    Some(std::env::var(name).ok()?.parse().expect("a number"))
-}
-
-/// VSVA_KILLS: how many; VSVA_SEED: those of another run.
-#[test]
-fn test_kills_at_random_places_under_load_lose_and_double_nothing() {
-    let kills = variable("VSVA_KILLS").unwrap_or(40);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let seed = variable("VSVA_SEED").unwrap_or(now.unwrap().as_secs());
-    eprintln!("VSVA_KILLS={kills} VSVA_SEED={seed}");
-    let mut random = Random(seed);
-    let mut vm = Vm::new(&[format!("store:{}", 1 + random.below(300))]);
-    while u64::from(vm.kills) < kills {
-        if vm.fail_at.is_empty() {
-            // Some end by themselves, in the middle of a step or of a recovery; others are killed.
-            let most = [10, 100, 600, 3000][usize::try_from(random.below(4)).unwrap()];
-            let place = format!("store:{}", 1 + random.below(most));
-            vm.fail_at.push_back(place);
-        }
-        match random.below(12) {
-            0..=4 => {
-                let device = u32::try_from(random.below(3)).unwrap();
-                let records = 1 + u32::try_from(random.below(3)).unwrap();
-                vm.raise(device, if device == PRI { records } else { 1 });
-            }
-            5..=6 => {
-                if vm.copies.len() < 100 {
-                    vm.submit(u32::try_from(random.below(3)).unwrap());
-                }
-            }
-            7 => vm.withhold = true,
-            8 => vm.answer_withheld(),
-            9 if !vm.drain => {
-                vm.answer_withheld();
-                vm.drain();
-            }
-            9 => vm.release(),
-            10 => {
-                vm.withhold = true;
-                vm.until("events", Vm::seen);
-                let device = u32::try_from(random.below(3)).unwrap();
-                if random.below(2) == 0 {
-                    vm.reset(device);
-                } else {
-                    vm.stall_term(device);
-                }
-                vm.answer_withheld();
-                // A fault that comes before the command would be meant by it.
-                vm.until("commands", Vm::caught_up);
-                vm.until("answers", Vm::answered);
-            }
-            _ => {
-                if random.below(4) == 0 {
-                    let _ = vm.backend.child.kill();
-                }
-                let calls = random.below(20);
-                for _ in 0..calls {
-                    vm.until("nothing", |_| true);
-                }
-            }
-        }
-        if random.below(8) == 0 {
-            vm.answer_withheld();
-            vm.until("answers", Vm::answered);
-        }
-    }
-    vm.fail_at.clear();
-    vm.answer_withheld();
-    vm.release();
-    vm.until("an empty queue", |vm| vm.copies.is_empty());
-    vm.check();
-    eprintln!(
-        "{} faults, {} submissions, {} answers came again",
-        vm.next_cookie - 1,
-        vm.next_ticket,
-        vm.again
-    );
 }
