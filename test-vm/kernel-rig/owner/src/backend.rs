@@ -12,7 +12,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
+use rustix::process::{
+    kill_process, pidfd_open, pidfd_send_signal, waitpid, Pid, PidfdFlags, Signal, WaitOptions,
+};
 
 /// A running back-end. Dropping it ends it.
 pub struct Backend {
@@ -71,6 +73,20 @@ impl Backend {
     fn pid(&self) -> Pid {
         let pid = i32::try_from(self.child.id()).expect("process id");
         Pid::from_raw(pid).expect("not 0")
+    }
+
+    /// What kills it, at any time, whatever has become of it.
+    pub fn killer(&self) -> impl FnOnce() + Send + 'static {
+        let process = pidfd_open(self.pid(), PidfdFlags::empty()).expect("pidfd");
+        move || {
+            // Unless it has ended.
+            let _ = pidfd_send_signal(process, Signal::KILL);
+        }
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("wait").is_some()
     }
 
     /// Kills it.

@@ -6,6 +6,7 @@ mod common;
 mod defects;
 mod drain;
 mod faults;
+mod kills;
 mod lifetime;
 mod load;
 mod owner;
@@ -146,6 +147,10 @@ checks! {
             test_backend_killed_successor_aborts_what_it_had_read,
             test_recover_with_nothing_left_aborts_nothing,
         ],
+        nested: [],
+    }
+    kills {
+        any: [test_backends_killed_at_random_answer_each_fault_once],
         nested: [],
     }
     owner {
