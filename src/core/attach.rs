@@ -82,7 +82,8 @@ impl<O: Observer> Core<O> {
         self.end_hold(device);
         let answered = self.abort_faults(device, now_ns);
         let dropped = self.pending.drop_device(device);
-        self.stage_one.drop_device(device);
+        let heir = self.heir(device, channel);
+        self.stage_one.drop_device(device, heir);
         self.devices.remove(device);
         if let Some(slot) = self.channels.get_mut(channel) {
             slot.devices -= 1;
@@ -107,6 +108,15 @@ impl<O: Observer> Core<O> {
         Ok(())
     }
 
+    /// Another device of the channel with this index, which is told of what is lost there when
+    /// `device` has gone.
+    fn heir(&self, device: u32, channel: u32) -> Option<u32> {
+        let mut others = self.devices.iter().filter(|(other, _)| *other != device);
+        others
+            .find(|(_, other)| channel != NIL && other.channel == channel)
+            .map(|(other, _)| other)
+    }
+
     /// The device was reset: its outstanding faults are answered INVALID, its submissions dropped.
     pub(super) fn reset_device(&mut self, device: u32, now_ns: u64) {
         if self.devices.get(device).is_none() {
@@ -114,7 +124,7 @@ impl<O: Observer> Core<O> {
         }
         let answered = self.abort_faults(device, now_ns);
         let dropped = self.pending.drop_device(device);
-        self.stage_one.drop_device(device);
+        self.stage_one.drop_records(device);
         self.observe(
             now_ns,
             Observation::DeviceReset {

@@ -22,7 +22,6 @@ impl<O: Observer> Core<O> {
         }
         self.drop_recovery();
         self.pending.clear();
-        self.stage_one.clear();
         self.counters = Counters::default();
         self.prefer_replay = false;
         self.rings_reset();

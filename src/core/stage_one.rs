@@ -62,8 +62,12 @@ impl StageOneEvents {
         self.queue.pop_front();
     }
 
+    fn free(&self) -> usize {
+        CAPACITY - self.queue.len()
+    }
+
     fn room(&self) -> usize {
-        (CAPACITY - self.queue.len()) / ENTRIES_PER_RECORD
+        self.free() / ENTRIES_PER_RECORD
     }
 
     /// Says once that there is room again.
@@ -78,12 +82,38 @@ impl StageOneEvents {
         self.full |= self.room() == 0;
     }
 
+    /// The last entry, if it is a loss of this device: then more of it need no entry.
+    fn last_loss(&mut self, device: u32) -> Option<&mut u32> {
+        let last = self.queue.back_mut().filter(|last| last.device == device)?;
+        match &mut last.entry {
+            Entry::Lost(count) => Some(count),
+            Entry::Record(_) => None,
+        }
+    }
+
     pub(super) fn clear(&mut self) {
         self.queue.clear();
     }
 
-    pub(super) fn drop_device(&mut self, device: u32) {
-        self.queue.retain(|event| event.device != device);
+    /// Drops the records of a device. What the kernel has lost may be another one's.
+    pub(super) fn drop_records(&mut self, device: u32) {
+        self.queue
+            .retain(|event| event.device != device || matches!(event.entry, Entry::Lost(_)));
+    }
+
+    /// Drops what there is of a device that goes away. `heir`: who is told of the losses instead.
+    pub(super) fn drop_device(&mut self, device: u32, heir: Option<u32>) {
+        self.drop_records(device);
+        match heir {
+            None => self.queue.retain(|event| event.device != device),
+            Some(heir) => {
+                for event in &mut self.queue {
+                    if event.device == device {
+                        event.device = heir;
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -93,35 +123,41 @@ impl<O: Observer> Core<O> {
         self.stage_one.room()
     }
 
-    /// Takes a record of a vEVENTQ that was brought by `device`, and the number of events that the
-    /// kernel lost before it. The record goes to the guest as it is; one that does not belong to an
-    /// attached device, or that claims to be a stall, is dropped. Only call this with
-    /// [`Core::event_room`].
+    /// Takes a record of the vEVENTQ of `channel`, and the number of events that the kernel lost
+    /// before it. The record goes to the guest as it is; one that does not belong to an attached
+    /// device, or that claims to be a stall, is dropped. A loss is told for one of the channel's
+    /// devices; losses that follow each other are one. Only call this for as many records as
+    /// [`Core::event_room`] says.
     pub fn stage_one_event(
         &mut self,
-        brought_by: u32,
+        channel: u32,
         record: Option<&[u8; EVENT_RECORD_SIZE]>,
         lost: u32,
         now_ns: u64,
     ) -> Result<(), FaultError> {
-        if self.stage_one.room() == 0 {
-            return Err(FaultError::NoRoom {
-                channel: brought_by,
-            });
+        let index = self.channels.find(channel);
+        let told = index.and_then(|index| self.devices.on_channel(index).next());
+        let told = told.map(|(device, _)| device).filter(|_| lost > 0);
+        let begins = told.is_some_and(|device| self.stage_one.last_loss(device).is_none());
+        if self.stage_one.free() < usize::from(begins) + usize::from(record.is_some()) {
+            return Err(FaultError::NoRoom { channel });
         }
-        if lost > 0 {
+        if let Some(device) = told {
             self.observe(
                 now_ns,
                 Observation::EventsLost {
-                    device: brought_by,
+                    device,
                     count: lost,
                 },
             );
-            self.stage_one.push(StageOneEvent {
-                device: brought_by,
-                read_ns: now_ns,
-                entry: Entry::Lost(lost),
-            });
+            match self.stage_one.last_loss(device) {
+                Some(count) => *count = count.saturating_add(lost),
+                None => self.stage_one.push(StageOneEvent {
+                    device,
+                    read_ns: now_ns,
+                    entry: Entry::Lost(lost),
+                }),
+            }
         }
         if let Some(record) = record {
             let header = EventHeader::decode(record);

@@ -29,10 +29,10 @@ pub enum Event {
     DrainFailed(DrainFailed),
     /// Everything has been replayed.
     Released(Released),
-    /// The kernel had no room for so many events of the devices behind the vEVENTQ that `device`
-    /// brought. The guest's event queue has an overflow flag for that.
+    /// The kernel had no room for so many events of the devices behind a vEVENTQ. The guest's event
+    /// queue has an overflow flag for that.
     EventsLost {
-        /// The device that was attached with the vEVENTQ.
+        /// A device of the channel that the vEVENTQ belongs to.
         device: u32,
         /// How many.
         count: u32,

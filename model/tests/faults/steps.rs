@@ -194,7 +194,7 @@ impl World {
         record[4..8].copy_from_slice(&sid(device).to_le_bytes());
         let event = self
             .core
-            .stage_one_event(number(device), Some(&record), 0, 0);
+            .stage_one_event(number(self.channel_of(device)), Some(&record), 0, 0);
         if event.is_err() {
             self.fail("no room for an event");
         }

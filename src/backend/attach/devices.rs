@@ -112,7 +112,7 @@ impl Shell {
             check_pidfd(owner.as_fd()).map_err(unusable(FdRole::Owner))?;
         }
         let records = fds.veventq;
-        let records = records.map(|fd| self.channels.new_records(desc.device, fd));
+        let records = records.map(|fd| self.channels.new_records(fd));
         let records = records.transpose().map_err(unusable(FdRole::Veventq))?;
         let (channel, recovered) = match (existing, fds.faults) {
             (Some(channel), _) => {

@@ -60,8 +60,6 @@ pub struct Watched<T> {
 pub struct Records {
     /// The queue.
     pub queue: Watched<EventQueue>,
-    /// The device that it came with.
-    pub device: u32,
 }
 
 /// What one of the descriptors of a channel is for.

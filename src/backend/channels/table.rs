@@ -120,11 +120,10 @@ impl ChannelTable {
         Ok(())
     }
 
-    /// A vEVENTQ over `fd`, which came with `device`. It is not read before [`Self::add_records`].
-    pub fn new_records(&self, device: u32, fd: OwnedFd) -> io::Result<Records> {
+    /// A vEVENTQ over `fd`. It is not read before [`Self::add_records`].
+    pub fn new_records(&self, fd: OwnedFd) -> io::Result<Records> {
         Ok(Records {
             queue: self.watched(EventQueue::new(fd)?),
-            device,
         })
     }
 
@@ -133,11 +132,10 @@ impl ChannelTable {
         let queue = &records.queue;
         let token = queue.token;
         if channel.records_lost.swap(false, Ordering::Relaxed) {
-            let device = records.device;
             // There is room, as nothing has been read.
             let _ = self
                 .core
-                .step(|core, now| core.stage_one_event(device, None, 1, now));
+                .step(|core, now| core.stage_one_event(channel.number, None, 1, now));
             self.core.records_reading(channel.inbox(), false);
         }
         self.poller.add(&queue.fd, token, Interest::Read)?;

@@ -131,7 +131,7 @@ impl ChannelTable {
             self.core.step(|core, now| {
                 let record = entry.record.as_ref();
                 // There is room, as only the engine reads vEVENTQs.
-                let _ = core.stage_one_event(records.device, record, entry.lost, now);
+                let _ = core.stage_one_event(channel.number, record, entry.lost, now);
             });
             if entry.lost > 0 {
                 log::warn!(

@@ -188,7 +188,8 @@ fn test_event_room_is_for_records_each_with_a_loss_before_it() {
         take(&mut rig, sid(0));
     }
     let entries = rig.core.config_space(rig.now).backlog.get();
-    let refused = rig.core.stage_one_event(0, None, 1, rig.now);
+    let record = event(sid(0));
+    let refused = rig.core.stage_one_event(0, Some(&record), 1, rig.now);
 
     assert_eq!(rooms, [512, 511, 511, 510]);
     // One more would fit, but not with a loss before it.

@@ -126,12 +126,84 @@ fn test_room_for_records_is_only_told_after_there_was_none() {
 #[test]
 fn test_loss_that_is_not_told_yet_is_gone_after_a_reset() {
     let mut rig = Rig::new();
-    rig.core.detach(0, rig.now).unwrap();
-    rig.core.wants();
     take(&mut rig, None, 3);
     assert!(rig.core.has_event());
 
     rig.core.reset(rig.now);
 
     assert_eq!(rig.messages(), []);
+}
+
+/// Devices and counts of the losses that are told.
+fn losses(rig: &mut Rig) -> Vec<(u32, u32)> {
+    let messages = rig.messages();
+    let losses = messages
+        .iter()
+        .filter(|message| message.message_type() == Some(MessageType::EventsLost));
+    losses
+        .map(|message| (message.device.get(), message.payload::<U32>().get()))
+        .collect()
+}
+
+#[test]
+fn test_loss_in_the_queue_of_a_detached_device_is_told_for_another_of_its_channel() {
+    let mut rig = Rig::new();
+    rig.attach(&desc(1, 1));
+    rig.attach(&desc(2, 0));
+    take(&mut rig, None, 3);
+
+    rig.core.detach(0, rig.now).unwrap();
+    let before = losses(&mut rig);
+    take(&mut rig, Some(&event(2)), 4);
+
+    assert_eq!(before, [(2, 3)]);
+    assert_eq!(losses(&mut rig), [(2, 4)]);
+}
+
+#[test]
+fn test_loss_is_told_though_the_guest_resets_the_device_that_it_is_told_for() {
+    let mut rig = Rig::new();
+    take(&mut rig, Some(&event(0)), 3);
+
+    rig.reset(0);
+
+    assert_eq!(losses(&mut rig), [(0, 3)]);
+}
+
+#[test]
+fn test_loss_of_a_channel_without_devices_is_told_for_no_other_channel() {
+    let mut rig = Rig::new();
+    rig.attach(&desc(1, 1));
+    take(&mut rig, None, 3);
+
+    rig.core.detach(0, rig.now).unwrap();
+    rig.core.stage_one_event(0, None, 1, rig.now).unwrap();
+
+    assert_eq!(rig.messages(), []);
+}
+
+#[test]
+fn test_losses_that_follow_each_other_are_one_and_need_no_room() {
+    let mut rig = Rig::new();
+    while rig.core.event_room() > 0 {
+        take(&mut rig, Some(&event(0)), 0);
+    }
+    for lost in [1, 2, u32::MAX] {
+        take(&mut rig, None, lost);
+    }
+
+    let full = rig.core.stage_one_event(0, Some(&event(0)), 0, rig.now);
+
+    assert_eq!(full, Err(FaultError::NoRoom { channel: 0 }));
+    assert_eq!(losses(&mut rig), [(0, u32::MAX)]);
+}
+
+#[test]
+fn test_losses_with_a_record_between_them_stay_in_their_places() {
+    let mut rig = Rig::new();
+    take(&mut rig, None, 1);
+    take(&mut rig, Some(&event(0)), 2);
+    take(&mut rig, None, 4);
+
+    assert_eq!(losses(&mut rig), [(0, 3), (0, 4)]);
 }

@@ -65,8 +65,8 @@ impl World {
         self.abort_device(of);
         self.pending.retain(|(_, owner)| *owner != of);
         self.due.retain(|due| match due {
-            Due::Record { device, .. } | Due::Lost { device, .. } => *device != of,
-            Due::Fault { .. } => true,
+            Due::Record { device, .. } => *device != of,
+            Due::Lost { .. } | Due::Fault { .. } => true,
         });
         for group in self.groups.values_mut().filter(|group| group.device == of) {
             let open = group.taken() > 0 && group.taken() < group.faults.len();
@@ -118,7 +118,23 @@ impl World {
         self.forget_device(device);
         self.attached.remove(&device);
         self.quiesced.remove(&device);
+        self.inherit_losses(device);
         self.taken_away(device);
+    }
+
+    /// What has been lost is told for another device of the channel, if there is one.
+    fn inherit_losses(&mut self, gone: u32) {
+        let mut others = self.attached.iter().copied();
+        let heir = others.find(|other| channel_of(*other) == channel_of(gone));
+        for due in &mut self.due {
+            if let (Due::Lost { device, .. }, Some(heir)) = (due, heir) {
+                if *device == gone {
+                    *device = heir;
+                }
+            }
+        }
+        self.due
+            .retain(|due| !matches!(due, Due::Lost { device, .. } if *device == gone));
     }
 
     /// The state moves to another core, on a host that has given the devices other numbers.

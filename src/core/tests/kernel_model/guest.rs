@@ -3,7 +3,7 @@
 
 use super::super::rig::submission;
 use super::kernel::{Fault, Group};
-use super::world::{Due, World, LIMITS, PRI};
+use super::world::{channel_of, Due, World, LIMITS, PRI};
 use crate::wire::{MessageType, ResponseCode, SmmuCommand, EVENT_RECORD_SIZE};
 
 impl World {
@@ -89,15 +89,26 @@ impl World {
         record[16..24].copy_from_slice(&self.now.to_le_bytes());
         let given = has_record.then_some(&record);
         self.core.stage_one_event(0, given, lost, self.now).unwrap();
-        if lost > 0 {
-            self.due.push_back(Due::Lost {
-                device: 0,
-                count: lost,
-            });
-        }
+        self.loses(lost);
         let device = device.and_then(|device| self.by_sid(self.vsid(device)));
         if let Some(device) = device.filter(|_| has_record && !stall) {
             self.due.push_back(Due::Record { device, record });
+        }
+    }
+
+    /// The vEVENTQ of channel 0 has lost so many. Two losses without a record between them are one.
+    fn loses(&mut self, lost: u32) {
+        let mut here = self.attached.iter().filter(|of| channel_of(**of) == 0);
+        let Some(device) = here.next().copied().filter(|_| lost > 0) else {
+            return;
+        };
+        let mut others = self.due.iter_mut().rev();
+        match others.find(|due| !matches!(due, Due::Fault { .. })) {
+            Some(Due::Lost { device: of, count }) if *of == device => *count += lost,
+            _ => self.due.push_back(Due::Lost {
+                device,
+                count: lost,
+            }),
         }
     }
 
