@@ -159,10 +159,14 @@ impl<T: Linked> Table<T> {
     }
 
     pub(super) fn get(&self, index: u32) -> &T {
+        #[cfg(test)]
+        visits::note();
         &self.records[index as usize]
     }
 
     pub(super) fn get_mut(&mut self, index: u32) -> &mut T {
+        #[cfg(test)]
+        visits::note();
         &mut self.records[index as usize]
     }
 
@@ -182,6 +186,25 @@ impl<T: Linked> Table<T> {
 
     pub(super) fn lookup(&self, index: u32) -> Option<&T> {
         self.records.get(index as usize)
+    }
+}
+
+/// How often records are looked at, so that tests can tell how a step's work grows.
+#[cfg(test)]
+pub(super) mod visits {
+    use std::cell::Cell;
+
+    thread_local!(static COUNT: Cell<u64> = const { Cell::new(0) });
+
+    pub(super) fn note() {
+        COUNT.set(COUNT.get() + 1);
+    }
+
+    /// The visits of this thread, to the tables of all cores.
+    pub(in crate::core) fn of(step: impl FnOnce()) -> u64 {
+        let before = COUNT.get();
+        step();
+        COUNT.get() - before
     }
 }
 

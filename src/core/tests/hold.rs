@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-use super::rig::{desc, dev_id, part, record, Rig};
-use crate::core::{Attachment, FaultError, HoldError, Observation, Phase};
+use super::rig::{desc, dev_id, limits, part, record, Rig};
+use crate::core::table::visits;
+use crate::core::{Attachment, FaultError, HoldError, Limits, Observation, Phase};
 use crate::wire::{LostReason, MessageType};
 
 /// A rig whose channel 0 is a fault file of the kernel.
@@ -251,4 +252,43 @@ fn test_channel_of_names_channel_and_dev_id() {
 
     assert_eq!(rig.core.channel_of(0), Some((0, dev_id(0))));
     assert_eq!(rig.core.channel_of(1), None);
+}
+
+/// Records that an unhold looks at, with so many faults of the device, of which the guest has
+/// answered every second one, and as many of another device of its channel between them.
+fn visits_of_unhold(faults: u32) -> u64 {
+    let mut rig = Rig::with_limits(Limits {
+        max_faults: 2 * faults,
+        max_device_faults: faults,
+        ..limits()
+    });
+    rig.attach(&desc(0, 0));
+    rig.attach(&desc(1, 0));
+    rig.core.set_kernel_channel(0);
+    for cookie in 0..faults {
+        rig.fault(0, &record(1, 2 * cookie));
+        rig.fault(0, &record(0, 2 * cookie + 1));
+    }
+    let stags = rig.stags();
+    hold(&mut rig, 0);
+    for stag in stags.into_iter().skip(1).step_by(4) {
+        rig.resume(0, stag);
+    }
+
+    let visits = visits::of(|| unhold(&mut rig, 0, true));
+
+    assert_eq!(rig.core.counters().answers_aborted, u64::from(faults));
+    visits
+}
+
+#[test]
+fn test_unhold_after_abort_costs_the_same_for_each_fault_however_many_there_are() {
+    let few = visits_of_unhold(64);
+    let many = visits_of_unhold(64 * 16);
+
+    // A walk for each fault would make it 256 times as many.
+    assert!(
+        many < 32 * few,
+        "{few} visits, with 16 times the faults {many}"
+    );
 }
