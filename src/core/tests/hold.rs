@@ -109,6 +109,60 @@ fn test_channel_of_two_held_devices_waits_for_both() {
 }
 
 #[test]
+fn test_detach_while_another_device_is_held_is_answered_after_its_unhold() {
+    let mut rig = kernel_rig();
+    rig.attach(&desc(1, 0));
+    rig.fault(0, &record(0, 1));
+    rig.fault(0, &record(1, 2));
+    let stags = rig.stags();
+    hold(&mut rig, 0);
+
+    rig.core.detach(1, rig.now).unwrap();
+    let while_held = rig.peek_answers(0);
+    unhold(&mut rig, 0, true);
+
+    assert_eq!(while_held, []);
+    assert_eq!(rig.answers(0), [(2, 1)]);
+    rig.resume(0, stags[0]);
+    assert_eq!(rig.peek_answers(0), []);
+}
+
+#[test]
+fn test_detach_of_the_last_device_ends_its_hold_and_is_answered() {
+    let mut rig = kernel_rig();
+    rig.fault(0, &record(0, 1));
+    hold(&mut rig, 0);
+
+    rig.core.detach(0, rig.now).unwrap();
+
+    assert_eq!(rig.answers(0), [(1, 1)]);
+    assert!(!rig.core.channel_in_use(0));
+}
+
+#[test]
+fn test_cookie_of_a_detached_device_that_comes_again_after_an_unhold_is_stale() {
+    let mut rig = kernel_rig();
+    rig.attach(&desc(1, 0));
+    rig.fault(0, &record(1, 2));
+    rig.stags();
+    hold(&mut rig, 0);
+    rig.core.detach(1, rig.now).unwrap();
+    unhold(&mut rig, 0, true);
+
+    let stale = rig.try_fault(0, &record(0, 2)).unwrap_err();
+    rig.core.forget_stale(0, 2, rig.now);
+    let stag = rig.delivered(2);
+    rig.resume(0, stag);
+
+    let expected = FaultError::Stale {
+        channel: 0,
+        cookie: 2,
+    };
+    assert_eq!(stale, expected);
+    assert_eq!(rig.answers(0), [(2, 0)]);
+}
+
+#[test]
 fn test_drain_does_not_end_while_a_device_is_held() {
     let mut rig = kernel_rig();
     rig.drain(1, 100);
