@@ -3,11 +3,16 @@
 
 use std::{
     fs::File,
-    os::unix::net::{UnixDatagram, UnixStream},
+    os::{
+        fd::AsFd,
+        unix::net::{UnixDatagram, UnixStream},
+    },
     process::{Command, Stdio},
 };
 
-use rustix::fs::{fcntl_getfl, fcntl_setfl, mknodat, FileType, Mode, OFlags, CWD};
+use rustix::fs::{
+    fcntl_getfl, fcntl_setfl, memfd_create, mknodat, FileType, MemfdFlags, Mode, OFlags, CWD,
+};
 use vhost_user_vsva::frontend::Frontend;
 
 use crate::{
@@ -263,4 +268,61 @@ fn test_requests_that_are_refused_without_end_are_not_all_logged() {
     // The first one of those that are told last is quoted.
     let last = text.lines().any(|line| line.contains("the first: "));
     assert_eq!(lines + suppressed - usize::from(last), 5000, "{text}");
+}
+
+/// What a back-end logs that is talked to like this, each time on a connection of its own.
+fn messages_of(talks: &[&dyn Fn(Raw)]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, messages) = (dir.path().join("vsva.sock"), dir.path().join("messages"));
+    let mut child = command()
+        .arg("--socket-path")
+        .arg(&socket)
+        .stderr(File::create(&messages).unwrap())
+        .spawn()
+        .unwrap();
+    for talk in talks {
+        let stream = connect(&mut child, &socket);
+        talk(Raw::negotiated_over(stream, raw::ALL_PROTOCOL));
+    }
+    // The next connection is served when the one before has been reported.
+    Raw::over(connect(&mut child, &socket)).assert_served();
+    terminate(&mut child);
+    std::fs::read_to_string(&messages).unwrap()
+}
+
+#[test]
+fn test_request_that_ends_the_connection_is_named() {
+    let mut config = raw::words(&[0, 4, 0]);
+    config.extend([1, 2, 3, 4]);
+    let unsealed = File::from(memfd_create("rings", MemfdFlags::CLOEXEC).unwrap());
+    unsealed.set_len(0x1000).unwrap();
+    let mem_table = raw::words(&[1, 0, 0, 0, 0x1000, 0, 0x1000, 0, 0, 0]);
+
+    let text = messages_of(&[
+        &|raw| raw.assert_refused(raw::SET_CONFIG, &config),
+        &|raw| raw.assert_refused_with(raw::SET_MEM_TABLE, &mem_table, unsealed.as_fd()),
+    ]);
+
+    for request in ["SET_CONFIG", "SET_MEM_TABLE"] {
+        for line in [
+            format!("{request} refused: "),
+            format!("the connection has ended after {request}: "),
+        ] {
+            assert!(text.contains(&line), "no {line:?} in {text}");
+        }
+    }
+}
+
+#[test]
+fn test_request_that_is_refused_before_the_back_end_sees_it_names_the_one_before_it() {
+    let text = messages_of(&[&|mut raw| {
+        raw.ask(
+            raw::GET_CONFIG,
+            &[raw::words(&[0, 4, 0]), vec![0; 4]].concat(),
+        );
+        raw.assert_refused(raw::SET_VRING_NUM, &raw::words(&[0, 3]));
+    }]);
+
+    let line = "the connection has ended after GET_CONFIG: ";
+    assert!(text.contains(line), "no {line:?} in {text}");
 }

@@ -78,7 +78,12 @@ impl Raw {
 
     /// Has acknowledged these protocol features, and the features that are required.
     pub fn negotiated(backend: &Backend, protocol: u64) -> Self {
-        let mut raw = Self::new(backend);
+        Self::negotiated_over(backend.stream(), protocol)
+    }
+
+    /// The same, with this connection.
+    pub fn negotiated_over(stream: UnixStream, protocol: u64) -> Self {
+        let mut raw = Self::over(stream);
         raw.send(SET_OWNER, &[]);
         raw.ask(GET_FEATURES, &[]);
         raw.ask(GET_PROTOCOL_FEATURES, &[]);
