@@ -20,6 +20,7 @@ use std::{
 use rustix::{
     io::{fcntl_setfd, FdFlags},
     net::sockopt,
+    process::{getrlimit, prlimit, Pid, Resource, Rlimit},
 };
 use serde_json::Value;
 use vhost_user_vsva::{
@@ -500,6 +501,44 @@ fn test_clients_that_go_at_once_hold_nobody() {
         let _ = client.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
     }
     assert_served_beside(&watched, Vec::new());
+}
+
+/// Hundredths of a second of a processor that a process has had.
+fn processor_time(pid: Pid) -> u64 {
+    let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    let stat = fs::read_to_string(path).unwrap();
+    let fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+    // utime and stime; the state, the third field, is the first here.
+    fields
+        .skip(11)
+        .take(2)
+        .map(|ticks| ticks.parse::<u64>().unwrap())
+        .sum()
+}
+
+#[test]
+fn test_client_that_there_is_no_descriptor_for_holds_nobody_and_is_served_later() {
+    let watched = Watched::start();
+    let mut vm = OneDevice::new(&watched.backend);
+    let pid = watched.backend.pid();
+    // It keeps what it has.
+    let none = Rlimit {
+        current: Some(3),
+        ..getrlimit(Resource::Nofile)
+    };
+    let before = prlimit(Some(pid), Resource::Nofile, none).unwrap();
+    let mut client = connect(&watched.status);
+    client.write_all(b"GET /status HTTP/1.1\r\n\r\n").unwrap();
+    make_faults(&mut vm, 100);
+    let used = processor_time(pid);
+    thread::sleep(Duration::from_secs(1));
+    let used = processor_time(pid) - used;
+    assert!(used < 50, "{used} of 100: it does not rest");
+    prlimit(Some(pid), Resource::Nofile, before).unwrap();
+
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
 }
 
 #[test]

@@ -72,6 +72,10 @@ impl Backend {
         }
     }
 
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("vsva.sock")
     }
