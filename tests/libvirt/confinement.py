@@ -3,21 +3,13 @@
 
 import re
 
-from libvirt_vsva import LONG_DEADLINE, LibvirtTest
+from libvirt_vsva import LONG_DEADLINE, LibvirtTest, logs
 from libvirt_vsva.domain import UUID
 from libvirt_vsva.host import QEMU
 
 ABSTRACTION = "/etc/apparmor.d/abstractions/libvirt-qemu.d/vhost-user-vsva"
 LOCAL = "/etc/apparmor.d/local/usr.sbin.libvirtd"
 BACKEND = "/usr/libexec/vhost-user-vsva/vhost-user-vsva"
-LOGS = f"/var/log/vhost-user-vsva/{UUID}"
-# As docs/libvirt.md has it.
-LOGGING = f"""\
-[Service]
-LogsDirectory=vhost-user-vsva/%i
-ExecStart=
-ExecStart={BACKEND} --event-log=${{LOGS_DIRECTORY}}/events.jsonl --trace=${{LOGS_DIRECTORY}}/vsva.perfetto-trace
-"""
 SAVED = "/var/lib/libvirt/qemu/save/guest.saved"
 
 
@@ -73,18 +65,17 @@ class Confinement(LibvirtTest):
     def test_event_log_and_trace_are_written_in_the_log_folder_of_the_domain_and_nowhere_else(self):
         machine = self.new_machine()
         domain = self.new_domain(machine).define()
-        machine.run("install", "-D", "-m", "644", "/dev/stdin", f"/run/systemd/system/{domain.service}.d/logs.conf", text=LOGGING)
-        machine.run("systemctl", "daemon-reload")
+        logs.enable(domain)
         domain.start()
         domain.guest.cmd("dma 0 4 src=fresh dst=fresh")
         self.assert_all_done(domain, 4)
         domain.virsh("destroy")
-        report = machine.run(BACKEND, "report", "--output=/root/timeline.svg", f"{LOGS}/events.jsonl").stdout
+        report = machine.run(BACKEND, "report", "--output=/root/timeline.svg", f"{logs.FOLDER}/events.jsonl").stdout
         self.assertRegex(report, r"faults: [1-9]\d* read")
-        self.assertNotEqual(machine.run("stat", "--format=%s", f"{LOGS}/vsva.perfetto-trace").stdout.strip(), "0")
+        self.assertNotEqual(machine.run("stat", "--format=%s", f"{logs.FOLDER}/vsva.perfetto-trace").stdout.strip(), "0")
         self.assertEqual(machine.denials(), [])
 
-        of_another = machine.run("realpath", f"{LOGS}/of-another.jsonl").stdout.strip()
+        of_another = machine.run("realpath", f"{logs.FOLDER}/of-another.jsonl").stdout.strip()
         for path in (of_another, "/var/log/elsewhere.jsonl"):
             machine.run("install", "-m", "666", "-o", "nobody", "/dev/null", path)
             self.assert_command_fails("Permission denied", machine.run, "aa-exec", "--profile", "vhost-user-vsva", "--", BACKEND,

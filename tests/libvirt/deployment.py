@@ -5,7 +5,7 @@ import json
 import shutil
 
 from avocado_vsva.journal import WaitError
-from libvirt_vsva import LibvirtTest
+from libvirt_vsva import LibvirtTest, logs
 from libvirt_vsva.domain import UUID
 
 UNITS = "/usr/lib/systemd/system/vhost-user-vsva@"
@@ -91,6 +91,17 @@ class Deployment(LibvirtTest):
         self.assertFalse(host.active(f"vhost-user-vsva@{OTHER}.service"))
         domain.guest.cmd("dma 0 20 src=fresh dst=fresh")
         self.assert_all_done(domain, 20)
+
+    def test_event_log_and_trace_as_documented_are_in_the_log_folder_of_the_domain(self):
+        domain = self.new_domain(self.new_host())
+        host = domain.host
+        logs.enable(domain)
+        host.run("systemctl", "start", domain.service)
+        pid = host.run("systemctl", "show", "--value", "--property=MainPID", domain.service).stdout.strip()
+        owner = host.run("stat", "--format=%u", f"/proc/{pid}").stdout.strip()
+        host.run("systemctl", "stop", domain.service)
+        for name in ("events.jsonl", "vsva.perfetto-trace"):
+            self.assertRegex(host.run("stat", "--format=%u %s", f"{logs.FOLDER}/{name}").stdout, rf"^{owner} [1-9]")
 
     def test_domain_without_device_starts_no_backend(self):
         domain = self.new_domain(self.new_host()).define(device=False).start()
