@@ -56,8 +56,7 @@ packages_build_arm64()
 	local qemu
 
 	deploy/build-deb --arch arm64 || return
-	qemu=$(find "$VSVA_CACHE" -path "$VSVA_CACHE/qemu-arm64-*/build/qemu-system-aarch64" -print -quit)
-	if [ -n "$qemu" ]; then
+	if compgen -G "$VSVA_CACHE/qemu-arm64-*/.complete" >/dev/null; then
 		qemu-patches/build --deb --arch arm64
 	else
 		qemu=$DEB_FOLDER/vhost-user-vsva/debian/vhost-user-vsva/usr/libexec/vhost-user-vsva/vhost-user-vsva
