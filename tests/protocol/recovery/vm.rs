@@ -4,7 +4,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    os::fd::{AsFd, OwnedFd},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -226,7 +229,9 @@ impl Vm {
     }
 
     fn try_connect(&mut self) -> Result<(), FrontendError> {
-        let stream = self.backend.stream();
+        // It may have ended.
+        let stream = UnixStream::connect(self.backend.socket());
+        let stream = stream.map_err(|_| FrontendError::Timeout("listen"))?;
         let mut frontend = Frontend::negotiate(stream, &options())?;
         let next = self.copies.keys().next().copied();
         let first = next.unwrap_or(self.next_ticket);
