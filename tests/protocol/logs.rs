@@ -312,17 +312,3 @@ fn test_request_that_ends_the_connection_is_named() {
         }
     }
 }
-
-#[test]
-fn test_request_that_is_refused_before_the_back_end_sees_it_names_the_one_before_it() {
-    let text = messages_of(&[&|mut raw| {
-        raw.ask(
-            raw::GET_CONFIG,
-            &[raw::words(&[0, 4, 0]), vec![0; 4]].concat(),
-        );
-        raw.assert_refused(raw::SET_VRING_NUM, &raw::words(&[0, 3]));
-    }]);
-
-    let line = "the connection has ended after GET_CONFIG: ";
-    assert!(text.contains(line), "no {line:?} in {text}");
-}
