@@ -1,16 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! Cost of the state machine, beside a floor measured in the same run.
 //!
-//! - `fault`: record in, event out, CMD_RESUME in, page response out; with 0, 1,023 and 4,095 other faults outstanding.
-//!   `saved`: the same with each of its four steps saved in the recovery area.
-//! - `command`: CMD_PRI_RESP with 64 and 60,000 other page requests outstanding; a cookie that the kernel has used again
-//!   with 64 and 60,000 faults outstanding; UNHOLD(aborted) of 4,096 and 65,536 faults of which the guest has answered
-//!   every second, per fault. Each pair is to cost nearly the same.
+//! - `fault`: record in, event out, CMD_RESUME in, page response out; with 0, 1,023 and 4,095 other
+//!   faults outstanding. `saved`: the same with each of its four steps saved in the recovery area.
+//! - `command`: CMD_PRI_RESP with 64 and 60,000 other page requests outstanding; a cookie that the
+//!   kernel has used again with 64 and 60,000 faults outstanding; UNHOLD(aborted) of 4,096 and
+//!   65,536 faults of which the guest has answered every second, per fault. Each pair is to cost
+//!   nearly the same.
 //! - `submit`: SUBMIT in, REPLAY and RELEASED out, while running.
 //! - `queue`: 65,536 submissions queued in a drain and replayed after it, per submission.
 //! - `state`: a state with 65,536 submissions saved, and loaded.
 //! - `floor/copy`: the bytes of `fault` copied, and nothing else.
-//! - `floor/eventfd`: one write and one read of an eventfd, which is the least that waking another process costs.
+//! - `floor/eventfd`: one write and one read of an eventfd, which is the least that waking another
+//!   process costs.
 
 #![allow(
     missing_docs,
@@ -110,7 +112,8 @@ impl Driver {
         black_box(buffer)
     }
 
-    /// The next fault; with a PASID and an index of a page request group that no other fault has together.
+    /// The next fault; with a PASID and an index of a page request group that no other fault has
+    /// together.
     fn record(&mut self) -> PgFault {
         self.cookie = self.cookie.wrapping_add(1);
         let mut record = PgFault::new_zeroed();

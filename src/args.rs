@@ -36,8 +36,8 @@ pub struct Args {
     /// Serve one connection, and end with it. For whoever starts this program for one front end.
     #[arg(long)]
     pub one_off: bool,
-    /// Make another UNIX socket here, which tells the status and changes nothing. Its mode is 0660. Without this, a
-    /// socket named "status" from systemd is used, if there is one.
+    /// Make another UNIX socket here, which tells the status and changes nothing. Its mode is 0660.
+    /// Without this, a socket named "status" from systemd is used, if there is one.
     #[arg(long, value_name = "PATH")]
     pub status_socket: Option<PathBuf>,
 
@@ -53,8 +53,8 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub event_log: Option<PathBuf>,
 
-    /// Write the same to FILE as a trace for the Perfetto UI (ui.perfetto.dev). A file that is there
-    /// is replaced.
+    /// Write the same to FILE as a trace for the Perfetto UI (ui.perfetto.dev). A file that is
+    /// there is replaced.
     #[arg(long, value_name = "FILE")]
     pub trace: Option<PathBuf>,
 
@@ -165,7 +165,8 @@ pub struct StatusArgs {
     #[arg(long)]
     pub watch: bool,
 
-    /// Status sockets; without any, those of all back-ends of this host: /run/vhost-user-vsva/*.status.sock.
+    /// Status sockets; without any, those of all back-ends of this host:
+    /// /run/vhost-user-vsva/*.status.sock.
     #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 }

@@ -20,8 +20,8 @@ use rustix::{
 
 /// Takes over a descriptor that the process was started with, before any other is opened.
 ///
-/// It works once for a descriptor, as a second owner would close what is not its own; and for two, of
-/// which no other can have been opened meanwhile.
+/// It works once for a descriptor, as a second owner would close what is not its own; and for two,
+/// of which no other can have been opened meanwhile.
 pub(crate) fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     // The vhost-user socket and the status socket.
     static ADOPTED: [AtomicI32; 2] = [AtomicI32::new(-1), AtomicI32::new(-1)];
@@ -44,7 +44,8 @@ pub(crate) fn adopt_fd(fd: RawFd) -> io::Result<OwnedFd> {
     if unsafe { libc::fcntl(fd, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: it is open, and passed to the process for this purpose; nothing else has been opened yet.
+    // SAFETY: it is open, and passed to the process for this purpose; nothing else has been opened
+    // yet.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
     Ok(fd)
@@ -61,8 +62,8 @@ pub fn event_fd(event: &vmm_sys_util::eventfd::EventFd) -> BorrowedFd<'_> {
 ///
 /// `vhost-user-backend` 0.24 does that to the consumer of each exit event, one for each connection.
 pub(crate) fn close_leaked(fd: RawFd) {
-    // SAFETY: the library turned the consumer into a raw number that it only put into an epoll set, which is gone:
-    // nobody else closes or uses it.
+    // SAFETY: the library turned the consumer into a raw number that it only put into an epoll set,
+    // which is gone: nobody else closes or uses it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
 }
 
@@ -70,8 +71,8 @@ pub(crate) fn close_leaked(fd: RawFd) {
 pub(crate) fn read_shared(fd: impl AsFd, memory: &VolatileSlice<'_>) -> io::Result<usize> {
     let guard = memory.ptr_guard_mut();
     let fd = fd.as_fd().as_raw_fd();
-    // SAFETY: the slice is mapped, and writable, as long as it is borrowed, and nobody has a reference
-    // to what is in it; the descriptor is open as long as it is borrowed.
+    // SAFETY: the slice is mapped, and writable, as long as it is borrowed, and nobody has a
+    // reference to what is in it; the descriptor is open as long as it is borrowed.
     let count = unsafe { libc::read(fd, guard.as_ptr().cast(), memory.len()) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
 }

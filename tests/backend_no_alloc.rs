@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The back-end's threads do not allocate while faults, answers, submissions and replays go through them.
+//! The back-end's threads do not allocate while faults, answers, submissions and replays go through
+//! them.
 
 mod counting_alloc;
 

@@ -56,7 +56,8 @@ impl Driver {
         self.portal(MessageType::Submit, &submission);
     }
 
-    /// Raises faults until the table is full, has the guest answer them, and the one that found no room as well.
+    /// Raises faults until the table is full, has the guest answer them, and the one that found no
+    /// room as well.
     fn faults(&mut self) -> u32 {
         let mut record = PgFault::new_zeroed();
         record.flags = U32::new(PGFAULT_LAST_PAGE);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What the fuzz targets do with their input. `tests/fuzz_inputs.rs` of the main crate does the same with the seeds.
+//! What the fuzz targets do with their input. `tests/fuzz_inputs.rs` of the main crate does the
+//! same with the seeds.
 //!
 //! Each function must neither panic nor break what it asserts, whatever the input is.
 
@@ -75,8 +76,9 @@ fn check(core: &Core, now: u64) {
     }
 }
 
-/// Messages of the portal ring, as a front end that is broken or hostile sends them. Before each comes a byte: its low
-/// bits say how many messages may be sent back, its high bits whether to keep the numbers that the message has.
+/// Messages of the portal ring, as a front end that is broken or hostile sends them. Before each
+/// comes a byte: its low bits say how many messages may be sent back, its high bits whether to keep
+/// the numbers that the message has.
 pub fn portal(data: &[u8]) {
     let mut core = core();
     let mut seq = 0;
@@ -104,9 +106,9 @@ pub fn portal(data: &[u8]) {
     }
 }
 
-/// Records of fault channels, as a broken kernel or device sends them. Before each comes a byte: bit 0 is the channel,
-/// bit 1 has the guest answer all faults of the device named by bits 2 and 3, bits 4 to 7 are the buffers of the event
-/// ring.
+/// Records of fault channels, as a broken kernel or device sends them. Before each comes a byte:
+/// bit 0 is the channel, bit 1 has the guest answer all faults of the device named by bits 2 and 3,
+/// bits 4 to 7 are the buffers of the event ring.
 pub fn fault_records(data: &[u8]) {
     let mut core = core();
     let mut seq = 0;

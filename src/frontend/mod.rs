@@ -13,7 +13,14 @@
 //! fn serve(fault_fd: &impl AsFd) -> Result<(), FrontendError> {
 //!     let mut frontend = Frontend::connect("/run/vsva.sock", &Options::default())?;
 //!     let mut attach = frontend.attach_channel()?;
-//!     let device = Attachment { device: 0, vsid: 8, dev_id: 1, channel: 0, max_outstanding: 0, pri: false };
+//!     let device = Attachment {
+//!         device: 0,
+//!         vsid: 8,
+//!         dev_id: 1,
+//!         channel: 0,
+//!         max_outstanding: 0,
+//!         pri: false,
+//!     };
 //!     attach.attach(&device, Some(fault_fd.as_fd()))?;
 //!     // A guest command:
 //!     frontend.command(&[0; 16])?;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What is kept of the logs for the picture and the text: figures of all of it, and a bounded number
-//! of drains, of each a bounded number of words.
+//! What is kept of the logs for the picture and the text: figures of all of it, and a bounded
+//! number of drains, of each a bounded number of words.
 
 use std::collections::VecDeque;
 

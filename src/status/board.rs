@@ -2,8 +2,8 @@
 
 //! What the service writes and whoever shows its status reads.
 //!
-//! All of it is there from the start and made of atomic words: a writer never waits for a reader, and
-//! neither allocates nor calls the system.
+//! All of it is there from the start and made of atomic words: a writer never waits for a reader,
+//! and neither allocates nor calls the system.
 
 use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -48,8 +48,8 @@ pub struct Drain {
     pub ended_ns: u64,
     /// Of DRAINED: faults answered meanwhile.
     pub answered: u64,
-    /// Of DRAIN_FAILED: why, faults that were outstanding, answers that devices did not take and the
-    /// number and one of them.
+    /// Of DRAIN_FAILED: why, faults that were outstanding, answers that devices did not take and
+    /// the number and one of them.
     pub reason: u64,
     pub outstanding: u64,
     pub untaken: u64,

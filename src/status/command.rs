@@ -62,7 +62,8 @@ pub fn show(status: &Status, out: &mut impl Write) -> Result<bool, ClientError> 
     }
 }
 
-/// Writes the trace of the last events of a back-end, which need not be named if it is the only one.
+/// Writes the trace of the last events of a back-end, which need not be named if it is the only
+/// one.
 pub fn trace(socket: Option<PathBuf>, output: &Path) -> Result<String, ClientError> {
     let socket = match socket {
         Some(socket) => socket,

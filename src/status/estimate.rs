@@ -5,10 +5,10 @@
 //! Two durations are known for each of these moments, and a drain lies between them as far as it
 //! depends on faults (docs/status.md):
 //!
-//! - until the last of the faults that were outstanding then was answered (*at least*): a drain waits
-//!   for them all;
-//! - until nothing was outstanding (*at most*): a drain keeps new work away, so that it need not wait
-//!   for the faults of that.
+//! - until the last of the faults that were outstanding then was answered (*at least*): a drain
+//!   waits for them all;
+//! - until nothing was outstanding (*at most*): a drain keeps new work away, so that it need not
+//!   wait for the faults of that.
 //!
 //! Whoever counts is told of faults; nothing is looked through, so that a fault costs the same
 //! however many there are.

@@ -2,8 +2,9 @@
 
 //! Durations, counted in buckets that are there from the start.
 //!
-//! The layout is that of an HDR histogram: 16 buckets between a power of two and the next, so that a
-//! quantile is exact to a sixteenth. To record costs a few atomic additions: no lock, no allocation.
+//! The layout is that of an HDR histogram: 16 buckets between a power of two and the next, so that
+//! a quantile is exact to a sixteenth. To record costs a few atomic additions: no lock, no
+//! allocation.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

@@ -3,8 +3,8 @@
 //! What an operator sees of a back-end that runs (docs/status.md).
 //!
 //! Data flows one way: what the state machine is observed to do (`meter`) becomes words that others
-//! read without waiting (`board`), these become a document, and the document becomes JSON, Prometheus
-//! text or a table.
+//! read without waiting (`board`), these become a document, and the document becomes JSON,
+//! Prometheus text or a table.
 
 pub(crate) mod board;
 pub(crate) mod cell;

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Follows the faults: a fault is a slice on a track of its device and SSID, and its steps are slices
-//! on the tracks of those who take them; a flow leads from one to the next.
+//! Follows the faults: a fault is a slice on a track of its device and SSID, and its steps are
+//! slices on the tracks of those who take them; a flow leads from one to the next.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! A trace for the Perfetto UI: what happened, on tracks for devices, processes of the guest, drains,
-//! transfers of the state and replays.
+//! A trace for the Perfetto UI: what happened, on tracks for devices, processes of the guest,
+//! drains, transfers of the state and replays.
 //!
 //! Data flows one way: an event becomes a few words (`moment`), of which slices, notes and counts
 //! are made (`tracer`, `faults`), written (`writer`) as packets of protocol buffers (`proto`,

@@ -3,8 +3,8 @@
 //! Protocol buffers as far as a trace needs them: fields of four kinds, one after the other.
 //!
 //! A crate such as prost would bring a macro, a compiler of schemas and, with them, more code than
-//! the twenty fields that are written here. The numbers are those of Perfetto's schema, with which a
-//! test reads what is written.
+//! the twenty fields that are written here. The numbers are those of Perfetto's schema, with which
+//! a test reads what is written.
 
 /// A message that is being written.
 #[derive(Default)]

@@ -2,8 +2,8 @@
 
 //! The last events of a back-end that runs, for whoever asks for a trace.
 //!
-//! It is made of atomic words, as the board is: to record costs a few stores, and no reader holds the
-//! service.
+//! It is made of atomic words, as the board is: to record costs a few stores, and no reader holds
+//! the service.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 

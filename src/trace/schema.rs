@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! Numbers of fields and of enumerators in Perfetto's schema (protos/perfetto/trace), as many as are
-//! written here.
+//! Numbers of fields and of enumerators in Perfetto's schema (protos/perfetto/trace), as many as
+//! are written here.
 
 // Of Trace.
 pub const PACKET: u32 = 1;

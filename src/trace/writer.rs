@@ -2,8 +2,8 @@
 
 //! Writes packets: announces tracks, and puts slices, notes and counts on them.
 //!
-//! Slices of one track have to nest, so what can overlap has as many tracks of one name as there are
-//! at a time (lanes).
+//! Slices of one track have to nest, so what can overlap has as many tracks of one name as there
+//! are at a time (lanes).
 
 use std::collections::{HashMap, HashSet};
 

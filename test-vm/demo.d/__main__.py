@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Shows a DMA fault's round trip through the backend, and a live migration in the middle of it. Run by test-vm/demo."""
+"""Shows a DMA fault's round trip through the backend, and a live migration in the middle of it.
+Run by test-vm/demo.
+"""
 
 import shutil
 import sys
@@ -35,11 +37,17 @@ def main():
     with tempfile.TemporaryDirectory(prefix="vsva-") as sockets:
         for number, (name, title, expected, function) in enumerate(RUNS, 1):
             show.starting(number, len(RUNS), function.__doc__)
-            runs.append(perform(function, Run(name, title, expected), Place(environment, logs, Path(sockets))))
+            runs.append(
+                perform(
+                    function, Run(name, title, expected), Place(environment, logs, Path(sockets))
+                )
+            )
             show.run(runs[-1])
     report = write_report(environment.out / "report.json", runs)
     (logs / "report.txt").write_text(
-        write_timeline(environment.out / "timeline.svg", environment.backend, logs, runs), encoding="utf-8")
+        write_timeline(environment.out / "timeline.svg", environment.backend, logs, runs),
+        encoding="utf-8",
+    )
     show.summary(report, environment.out)
     return 0 if report["outcome"] == "as expected" else 1
 

@@ -2,9 +2,9 @@
 """
 A timeline without thousands of entries that say the same.
 
-What happens often (a fault, an answer, a submission) is merged from one event that is rare (a drain begins, the vCPUs
-stop) to the next, so that no merged entry reaches across one of those, and what came before it can still be told from
-what came after it.
+What happens often (a fault, an answer, a submission) is merged from one event that is rare (a
+drain begins, the vCPUs stop) to the next, so that no merged entry reaches across one of
+those, and what came before it can still be told from what came after it.
 """
 
 from collections import Counter
@@ -31,5 +31,7 @@ def condense(timeline):
             condensed.append(merged[kind])
         else:
             first = merged[kind]
-            first.update(count=first.get("count", 1) + 1, until=entry["time"], last_ids=entry["ids"])
+            first.update(
+                count=first.get("count", 1) + 1, until=entry["time"], last_ids=entry["ids"]
+            )
     return condensed

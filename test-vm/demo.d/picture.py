@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-timeline.svg, by `vhost-user-vsva report`: from the back-ends' event logs, and what QEMU, the device and the guest have
-said beside them, which the logs do not have (docs/report.md, "What others know").
+timeline.svg, by `vhost-user-vsva report`: from the back-ends' event logs, and what QEMU, the
+device and the guest have said beside them, which the logs do not have (docs/report.md, "What
+others know").
 """
 
 import json
@@ -35,15 +36,33 @@ def notes(run):
     lines = [_line(run.start, "section", title=f"Run {run.name}", note=f"migration {run.outcome}")]
     for step in run.steps:
         if step.number in STEPS:
-            lines.append(_line(step.time, "mark", **{"from": step.actor, "to": step.towards}, text=STEPS[step.number],
-                               kind="fault", step=step.number))
+            lines.append(
+                _line(
+                    step.time,
+                    "mark",
+                    **{"from": step.actor, "to": step.towards},
+                    text=STEPS[step.number],
+                    kind="fault",
+                    step=step.number,
+                )
+            )
     for actor, event, source, towards, kind, words in MOMENTS:
         if record := run.first(actor, event):
-            lines.append(_line(record.time, "mark", **{"from": source, "to": towards}, text=words, kind=kind))
+            lines.append(
+                _line(record.time, "mark", **{"from": source, "to": towards}, text=words, kind=kind)
+            )
     stop = run.first("QEMU source", "STOP")
     resume = run.first("QEMU destination", "RESUME") or run.first("QEMU source", "RESUME")
     if stop and resume:
-        lines.append(_line(stop.time, "span", text="vCPUs stopped", kind="stop", until_us=round(resume.time * 1e6)))
+        lines.append(
+            _line(
+                stop.time,
+                "span",
+                text="vCPUs stopped",
+                kind="stop",
+                until_us=round(resume.time * 1e6),
+            )
+        )
     return lines
 
 
@@ -66,5 +85,9 @@ def write_timeline(path, program, logs, runs):
     events = [logs / f"{side}.jsonl" for side in SIDES]
     for side, log in zip(SIDES, events):
         write_events(log, logs, runs, side)
-    return subprocess.run([program, "report", "--output", path, *events], check=True, stdout=subprocess.PIPE,
-                          text=True).stdout
+    return subprocess.run(
+        [program, "report", "--output", path, *events],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout

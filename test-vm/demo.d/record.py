@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""What happened in one run, gathered from QMP, the backends' event logs, QEMU's trace and the guest's answers."""
+"""What happened in one run, gathered from QMP, the backends' event logs, QEMU's trace and the
+guest's answers.
+"""
 
 import time
 from dataclasses import dataclass, field
@@ -44,7 +46,9 @@ class Run:
         for event in vm.qmp.events.all():
             self.records.append(Record(event.time, f"QEMU {side}", event.name, event.data))
         for record in backend.events.all() if backend else ():
-            ids = {key: value for key, value in record.items() if key not in ("time", "event", "actor")}
+            ids = {
+                key: value for key, value in record.items() if key not in ("time", "event", "actor")
+            }
             self.records.append(Record(record["time"], f"backend {side}", record["event"], ids))
         for event in read_trace(vm.trace_path):
             self.records.append(Record(event.time, f"trace {side}", event.name, event.ids()))
@@ -55,4 +59,6 @@ class Run:
                 and all(record.ids.get(key) == value for key, value in ids.items())]
 
     def first(self, actor, event, after=0.0, **ids):
-        return next((record for record in self.find(actor, event, **ids) if record.time >= after), None)
+        return next(
+            (record for record in self.find(actor, event, **ids) if record.time >= after), None
+        )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""The three runs of the demo. Each is real QEMU with a real guest; A and B with the real backend."""
+"""The three runs of the demo. Each is real QEMU with a real guest; A and B with the real
+backend.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +26,9 @@ class Place(NamedTuple):
 
 
 class Machines:
-    """The VMs of a run, each with its backend. On the way out, all that they have said is gathered and they end."""
+    """The VMs of a run, each with its backend. On the way out, all that they have said is
+    gathered and they end.
+    """
 
     def __init__(self, run, place, with_device=True, **vsva):
         self.run, self.place = run, place
@@ -49,7 +53,9 @@ class Machines:
         name = f"{self.name}-{side.replace(' ', '-')}"
         backend = None
         if self.with_device:
-            backend = Backend(self.place.environment.backend, f"{name}-backend", self.folder, self.place.sockets)
+            backend = Backend(
+                self.place.environment.backend, f"{name}-backend", self.folder, self.place.sockets
+            )
         try:
             vm = Vm(self.place.environment, name, self.folder, backend=backend, incoming=incoming,
                     test_devices=1 if self.with_device else 0, vsva=self.vsva)
@@ -65,7 +71,9 @@ class Machines:
 
 
 def _begin(run, source):
-    """One DMA whose page fault the guest holds, and a stream of others that goes on all the time."""
+    """One DMA whose page fault the guest holds, and a stream of others that goes on all the
+    time.
+    """
     source.guest.cmd("hold on")
     request = source.guest.cmd("dma 0 1 len=4096 src=warm dst=held")
     source.guest.wait("waiters=1")
@@ -84,8 +92,15 @@ def _check(run, vm):
     """Wait for the last request, then look at each one's data, checksum, count and order."""
     vm.guest.wait(f"completed={LOAD_TOTAL + 1}", 60)
     result = vm.guest.ask("verify", 120)
-    run.note("guest", "verified", **{key: value for key, value in result.items() if key not in ("time", "ok")})
-    run.require(result["checked"] == LOAD_TOTAL + 1, f"{result['checked']} DMAs checked, not {LOAD_TOTAL + 1}")
+    run.note(
+        "guest",
+        "verified",
+        **{key: value for key, value in result.items() if key not in ("time", "ok")},
+    )
+    run.require(
+        result["checked"] == LOAD_TOTAL + 1,
+        f"{result['checked']} DMAs checked, not {LOAD_TOTAL + 1}",
+    )
     for key in ("wrong_data", "wrong_crc", "not_once", "out_of_order", "missing"):
         run.require(result[key] == 0, f"{key}: {result[key]}")
     run.counts["dmas"] = result["checked"]
@@ -122,7 +137,9 @@ def run_a(run, place):
             _let_go(run, source)
             _check(run, source)
     run.require(run.first("QEMU source", "STOP"), "the vCPUs were not stopped")
-    run.require("outstanding" in run.reason, f"the reason is not the outstanding fault: {run.reason}")
+    run.require(
+        "outstanding" in run.reason, f"the reason is not the outstanding fault: {run.reason}"
+    )
     run.steps = follow(run, address)
     _count(run)
 
@@ -146,10 +163,17 @@ def run_b(run, place):
             destination.qmp.wait("VSVA_RELEASED", 30)
             _check(run, destination)
             run.qemu_downtime_ms = source.qmp.cmd("query-migrate")["downtime"]
-    drained, stop = run.first("QEMU source", "VSVA_DRAIN_COMPLETED"), run.first("QEMU source", "STOP")
-    run.require(drained and stop and drained.time <= stop.time, "the vCPUs stopped before the drain was complete")
+    drained, stop = run.first("QEMU source", "VSVA_DRAIN_COMPLETED"), run.first(
+        "QEMU source", "STOP"
+    )
+    run.require(
+        drained and stop and drained.time <= stop.time,
+        "the vCPUs stopped before the drain was complete",
+    )
     tickets = [record.ids["ticket"] for record in run.find("backend destination", "replay")]
-    run.require(len(tickets) >= QUEUED_BEFORE_ANSWER, f"only {len(tickets)} submissions were replayed")
+    run.require(
+        len(tickets) >= QUEUED_BEFORE_ANSWER, f"only {len(tickets)} submissions were replayed"
+    )
     run.require(tickets == sorted(set(tickets)), "the replay was not in order")
     run.downtime = _stopped_for(run)
     run.steps = follow(run, address)

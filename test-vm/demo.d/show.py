@@ -33,16 +33,24 @@ def starting(number, total, title):
 
 
 def run(one):
-    lines = [(step.time, step.actor, f"{step.event} ({_ids(step.ids)})", step.number) for step in one.steps]
+    lines = [
+        (step.time, step.actor, f"{step.event} ({_ids(step.ids)})", step.number)
+        for step in one.steps
+    ]
     for (actor, event), words in WORDS.items() if one.steps else ():
         record = one.first(actor, event)
         if record:
-            lines.append((record.time, actor, f"{words} ({_ids(record.ids)})" if record.ids else words, ""))
+            lines.append(
+                (record.time, actor, f"{words} ({_ids(record.ids)})" if record.ids else words, "")
+            )
     for time, actor, text, number in sorted(lines, key=lambda line: line[0]):
         _line(time - one.start, actor, text, number)
     print(f"  migration {one.outcome or 'has not ended'}{': ' + one.reason if one.reason else ''}")
     if one.counts:
-        print("  " + ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in one.counts.items()))
+        print(
+            "  "
+            + ", ".join(f"{value} {key.replace('_', ' ')}" for key, value in one.counts.items())
+        )
     if one.downtime is not None:
         print(f"  downtime {one.downtime * 1000:.2f} ms")
     for problem in one.problems:
@@ -57,6 +65,12 @@ def summary(report, out):
         print(f"run {one['name']:<6} migration {one['outcome']:<10} "
               f"{'as expected' if one['as_expected'] else 'NOT AS EXPECTED'}")
     if downtime["ratio"] is not None:
-        print(f"downtime of run B {downtime['drained_ms']:.2f} ms, without the device {downtime['plain_ms']:.2f} ms, "
-              f"ratio {downtime['ratio']}")
-    print(f"report: {out / 'report.json'}\npicture: {out / 'timeline.svg'}\nlogs: {out / 'logs'}", flush=True)
+        print(
+            f"downtime of run B {downtime['drained_ms']:.2f} ms, "
+            f"without the device {downtime['plain_ms']:.2f} ms, "
+            f"ratio {downtime['ratio']}"
+        )
+    print(
+        f"report: {out / 'report.json'}\npicture: {out / 'timeline.svg'}\nlogs: {out / 'logs'}",
+        flush=True,
+    )

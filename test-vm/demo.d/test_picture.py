@@ -16,7 +16,10 @@ from steps import Step
 
 def run():
     one = Run("B", "with drain", "completed", start=10.0, outcome="completed")
-    one.steps = [Step(1, 11.0, "device", "backend", "stall", {}), Step(2, 11.1, "backend", "vSMMU", "read", {})]
+    one.steps = [
+        Step(1, 11.0, "device", "backend", "stall", {}),
+        Step(2, 11.1, "backend", "vSMMU", "read", {}),
+    ]
     one.records = [Record(12.0, "QEMU source", "STOP"), Record(12.5, "QEMU destination", "RESUME")]
     return one
 
@@ -36,12 +39,23 @@ class Notes(unittest.TestCase):
             (logs / "run-b").mkdir()
             for side in ("source", "destination"):
                 (logs / f"run-b/run-b-{side}-backend-events.jsonl").write_text(
-                    '{"t_us": 11500000, "actor": "backend", "event": "listening"}\n', encoding="utf-8")
+                    '{"t_us": 11500000, "actor": "backend", "event": "listening"}\n',
+                    encoding="utf-8",
+                )
                 write_events(logs / f"{side}.jsonl", logs, [run()], side)
             source, destination = (
-                list(map(json.loads, (logs / f"{side}.jsonl").read_text(encoding="utf-8").splitlines()))
-                for side in ("source", "destination"))
-        self.assertEqual([line["event"] for line in source], ["section", "mark", "listening", "mark", "span", "mark"])
+                list(
+                    map(
+                        json.loads,
+                        (logs / f"{side}.jsonl").read_text(encoding="utf-8").splitlines(),
+                    )
+                )
+                for side in ("source", "destination")
+            )
+        self.assertEqual(
+            [line["event"] for line in source],
+            ["section", "mark", "listening", "mark", "span", "mark"],
+        )
         self.assertEqual([line["event"] for line in destination], ["listening"])
 
 

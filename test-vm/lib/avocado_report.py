@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Prints avocado's JSON report as lines of: pass|fail|skip, name, note, folder with logs, separated by tabs."""
+"""Prints avocado's JSON report as lines of: pass|fail|skip, name, note, folder with logs,
+separated by tabs.
+"""
 
 import json
 import re

@@ -12,15 +12,21 @@ class WithProc(ShellTest):
         self.program("bin/id", "echo 0")
 
     def with_proc(self, command, status=0):
-        out, _ = self.shell(f". '{TEST_VM}/lib/chroot.sh'; with_proc /root-folder {command}", status=status)
+        out, _ = self.shell(
+            f". '{TEST_VM}/lib/chroot.sh'; with_proc /root-folder {command}", status=status
+        )
         return out
 
     def test_proc_where_namespaces_can_be_made_is_mounted_in_one(self):
         self.program("bin/unshare", '[ "$1" = --mount ] || exit 9; shift; echo unshared; exec "$@"')
-        self.assertIn("unshared\nmount -t proc proc /root-folder/proc\nhere\n", self.with_proc("echo here"))
+        self.assertIn(
+            "unshared\nmount -t proc proc /root-folder/proc\nhere\n", self.with_proc("echo here")
+        )
 
     def test_proc_in_a_chroot_is_unmounted_at_the_end(self):
-        self.program("bin/unshare", "echo unshare: cannot change root filesystem propagation >&2; exit 1")
+        self.program(
+            "bin/unshare", "echo unshare: cannot change root filesystem propagation >&2; exit 1"
+        )
         self.assertEqual(self.with_proc("echo here"),
                          "mount -t proc proc /root-folder/proc\nhere\numount /root-folder/proc\n")
 

@@ -39,12 +39,18 @@ class Make(ShellTest):
 
     def setUp(self):
         super().setUp()
-        self.program("bin/apt-get", """
+        self.program(
+            "bin/apt-get",
+            """
             case " $* " in
-            *" indextargets "*) . /etc/os-release; echo "$VERSION_CODENAME main mirror: $FOLDER/sources.list:1" ;;
+            *" indextargets "*)
+                . /etc/os-release
+                echo "$VERSION_CODENAME main mirror: $FOLDER/sources.list:1"
+                ;;
             *" update "*) ! grep -q unreachable "$6/../sources.list" 2>/dev/null ;;
             *" download "*) echo "${!#}" >>"$FOLDER/asked"; exit 1 ;;
-            esac""")
+            esac""",
+        )
         self.program("bin/apt-cache", """
             for word; do [[ $word != Dir::Etc::SourceList=* ]] || list=${word#*=}; done
             suite=$(sed -E 's/.*mirror: ([^ ]+) main/\\1/' "$list")
@@ -52,20 +58,29 @@ class Make(ShellTest):
         (self.folder / "mirror").write_text(MIRROR, encoding="utf-8")
 
     def make(self, wanted):
-        _, err = self.shell(f"mkdir \"$FOLDER/made\"; : >\"$FOLDER/log\"\n"
-                            f"\"$VSVA_TEST_VM/make/linux-source\" \"$FOLDER/made\" \"$FOLDER/log\" {wanted}", status=1)
+        _, err = self.shell(
+            f"mkdir \"$FOLDER/made\"; : >\"$FOLDER/log\"\n"
+            f"\"$VSVA_TEST_VM/make/linux-source\" \"$FOLDER/made\" \"$FOLDER/log\" {wanted}",
+            status=1,
+        )
         asked = self.folder / "asked"
         return asked.read_text(encoding="utf-8").split() if asked.exists() else [], err
 
     def test_source_that_cannot_be_fetched_is_followed_by_the_next_older_and_all_are_named(self):
         asked, err = self.make("linux-source-7.2+ sid trixie-backports")
-        self.assertEqual(asked, ["linux-source-7.10", "linux-source-7.3", "linux-source-7.2", "linux-source-7.2"])
+        self.assertEqual(
+            asked, ["linux-source-7.10", "linux-source-7.3", "linux-source-7.2", "linux-source-7.2"]
+        )
         self.assertIn("tried: linux-source-7.10 from sid,linux-source-7.3 from trixie-backports,"
                       "linux-source-7.2 from sid,linux-source-7.2 from trixie-backports", err)
 
     def test_source_that_nobody_has_says_what_there_is(self):
         asked, err = self.make("linux-source-8.0+ sid trixie-backports")
         self.assertEqual(asked, [])
-        self.assertIn("looked for linux-source-8.0+ in sid trixie-backports and in VSVA_SOURCE_CACHE (not set)", err)
+        self.assertIn(
+            "looked for linux-source-8.0+ in sid trixie-backports and in VSVA_SOURCE_CACHE "
+            "(not set)",
+            err,
+        )
         self.assertIn("sid linux-source-7.10", err)
         self.assertIn("trixie-backports linux-source-6.19", err)

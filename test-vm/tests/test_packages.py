@@ -33,15 +33,22 @@ class Fit(ShellTest):
         self.apt(UNMET)
         _, err = self.shell("packages_fit libelf-dev", status=1)
         self.assertIn("cannot be installed beside what this machine has: libelf-dev\n", err)
-        self.assertIn("libelf-dev : Depends: libelf1 (= 0.188-2.1) but 0.192-4~bpo12+1 is to be installed", err)
+        self.assertIn(
+            "libelf-dev : Depends: libelf1 (= 0.188-2.1) but 0.192-4~bpo12+1 is to be installed",
+            err,
+        )
         self.assertNotIn("Reading package lists", err)
-        self.assertIn("What would do: the versions of this release for the packages that are in the way", err)
+        self.assertIn(
+            "What would do: the versions of this release for the packages that are in the way", err
+        )
         self.assertIn("nothing was installed", err)
 
     def test_packages_that_fit_from_another_release_are_told_with_the_command(self):
         self.apt(UNMET, fits_with="bookworm-backports")
         _, err = self.shell("packages_fit libelf-dev", status=1)
-        self.assertIn("apt-get install --no-install-recommends -t bookworm-backports libelf-dev\n", err)
+        self.assertIn(
+            "apt-get install --no-install-recommends -t bookworm-backports libelf-dev\n", err
+        )
 
     def test_packages_that_would_remove_another_one_name_it(self):
         self.apt(REMOVED)

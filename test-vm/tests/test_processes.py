@@ -65,8 +65,12 @@ class Processes(unittest.TestCase):
             os.close(fd)
 
     def test_program_whose_starter_is_killed_ends(self):
-        with subprocess.Popen([sys.executable, "-c", START, PROCESS, self.log], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True) as starter:
+        with subprocess.Popen(
+            [sys.executable, "-c", START, PROCESS, self.log],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as starter:
             program = os.pidfd_open(int(starter.stdout.readline()))
             self.addCleanup(os.close, program)
             starter.kill()

@@ -29,10 +29,16 @@ class Compare(ShellTest):
         self.program("bin/ninja", "exit 0")
 
     def qemu(self, name, tests):
-        """TESTS: path to pass, fail, skip or once (fails the first time), or None for a list that is empty."""
-        lines = "\n".join(f"{path}) outcome={outcome} ;;" for path, outcome in (tests or {}).items())
+        """TESTS: path to pass, fail, skip or once (fails the first time), or None for a list
+        that is empty.
+        """
+        lines = "\n".join(
+            f"{path}) outcome={outcome} ;;" for path, outcome in (tests or {}).items()
+        )
         listed = "\n".join(f"# {path}" for path in tests or {})
-        self.program(f"{name}/build/tests/qtest/qos-test", f"""
+        self.program(
+            f"{name}/build/tests/qtest/qos-test",
+            f"""
             if [ "$1" = -l ]; then cat <<'END'\n{listed}\nEND
             exit; fi
             outcome=none
@@ -43,9 +49,13 @@ class Compare(ShellTest):
             case $outcome in
             pass) echo "ok 1 ${{!#}}" ;;
             skip) echo "ok 1 ${{!#}} # SKIP no such thing" ;;
-            once) [ "$(grep -c -x -F -- "${{!#}}" "$FOLDER/{name}/ran")" -gt 1 ] || exit 1; echo "ok 1 ${{!#}}" ;;
+            once)
+                [ "$(grep -c -x -F -- "${{!#}}" "$FOLDER/{name}/ran")" -gt 1 ] || exit 1
+                echo "ok 1 ${{!#}}"
+                ;;
             *) echo "not ok 1 ${{!#}}"; exit 1 ;;
-            esac""")
+            esac""",
+        )
 
     def compare(self, patched, base):
         self.qemu("patched", patched)
@@ -69,19 +79,25 @@ class Compare(ShellTest):
         return ran.read_text(encoding="utf-8").split() if ran.exists() else []
 
     def test_compare_of_what_passes_passes_and_the_unpatched_is_run_once(self):
-        self.assertEqual(self.compare({"/a": "pass"}, {"/a": "pass"}), [("pass", "qos-test /a", "")])
+        self.assertEqual(
+            self.compare({"/a": "pass"}, {"/a": "pass"}), [("pass", "qos-test /a", "")]
+        )
         self.assertEqual(self.compare_again(), [("pass", "qos-test /a", "")])
         self.assertEqual((self.runs("patched"), self.runs("base")), (["/a", "/a"], ["/a"]))
 
     def test_compare_of_empty_lists_on_both_fails_on_both(self):
         results = self.compare(None, None)
-        self.assertEqual([result[:2] for result in results], [("fail", "qos-test"), ("fail", "qos-test")])
+        self.assertEqual(
+            [result[:2] for result in results], [("fail", "qos-test"), ("fail", "qos-test")]
+        )
         self.assertIn("on the unpatched QEMU", results[0][2])
         self.assertEqual(results[1][2], "it lists no tests")
 
     def test_compare_with_an_empty_list_of_the_unpatched_fails_and_does_not_keep_it(self):
         results = self.compare({"/a": "fail"}, None)
-        self.assertEqual([result[:2] for result in results], [("fail", "qos-test"), ("fail", "qos-test /a")])
+        self.assertEqual(
+            [result[:2] for result in results], [("fail", "qos-test"), ("fail", "qos-test /a")]
+        )
         self.qemu("base", {"/a": "fail"})
         self.assertEqual([result[:2] for result in self.compare_again()], [("skip", "qos-test /a")])
 
@@ -93,12 +109,17 @@ class Compare(ShellTest):
     def test_compare_of_what_fails_on_both_skips_and_names_what_was_run(self):
         (kind, _, note), = self.compare({"/a": "fail"}, {"/a": "fail"})
         self.assertEqual(kind, "skip")
-        self.assertEqual(note, "qos-test -p /a was run on the unpatched QEMU and fails there as well: "
-                               f"{self.folder}/base/qos-test.log")
+        self.assertEqual(
+            note,
+            "qos-test -p /a was run on the unpatched QEMU and fails there as well: "
+            f"{self.folder}/base/qos-test.log",
+        )
         self.assertEqual(self.runs("base"), ["/a", "/a"])
 
     def test_compare_of_what_failed_on_the_unpatched_by_chance_fails(self):
-        self.assertEqual(self.compare({"/a": "fail"}, {"/a": "once"}), [("fail", "qos-test /a", "")])
+        self.assertEqual(
+            self.compare({"/a": "fail"}, {"/a": "once"}), [("fail", "qos-test /a", "")]
+        )
 
     def test_compare_of_what_fails_on_the_patched_only_fails(self):
         self.assertEqual(self.compare({"/a": "fail", "/b": "pass"}, {"/a": "pass", "/b": "pass"}),
@@ -114,7 +135,11 @@ class Compare(ShellTest):
             QTESTS=(qos-test) QTEST_ROMS=$FOLDER/roms
             for n in 1 2 3 4; do qtest_expected "$FOLDER/base" >"$FOLDER/expected-$n" & done
             wait""")
-        names = {(self.folder / f"expected-{n}").read_text(encoding="utf-8").strip() for n in range(1, 5)}
+        names = {
+            (self.folder / f"expected-{n}").read_text(encoding="utf-8").strip() for n in range(1, 5)
+        }
         (name,) = names
-        self.assertEqual(Path(name).read_text(encoding="utf-8"), "pass\tqos-test /a\npass\tqos-test /b\n")
+        self.assertEqual(
+            Path(name).read_text(encoding="utf-8"), "pass\tqos-test /a\npass\tqos-test /b\n"
+        )
         self.assertEqual(self.runs("base"), ["/a", "/b"])

@@ -12,7 +12,9 @@ class BackendReuse(VsvaTest):
     """
 
     def new_backend_of_crashed_vm(self):
-        """Its VM was killed in the middle of a drain: with faults outstanding, and submissions queued."""
+        """Its VM was killed in the middle of a drain: with faults outstanding, and submissions
+        queued.
+        """
         backend = self.new_backend("used")
         crashed = self.new_vm("crashed", backend=backend, vsva=LONG_DEADLINE).boot()
         self.hold_faults(crashed, 4)
@@ -46,13 +48,19 @@ class BackendReuse(VsvaTest):
         self.assert_all_done(destination, done + 21)
 
     def test_vm_on_backend_of_crashed_vm_works_as_new(self):
-        second = self.new_vm("second", backend=self.new_backend_of_crashed_vm(), vsva=LONG_DEADLINE).boot()
+        second = self.new_vm(
+            "second", backend=self.new_backend_of_crashed_vm(), vsva=LONG_DEADLINE
+        ).boot()
         self.assert_works_as_new(second)
         self.assert_migrates(second, 50)
 
     def test_incoming_vm_on_backend_of_crashed_vm_takes_the_state(self):
-        destination = self.new_vm("destination", backend=self.new_backend_of_crashed_vm(), vsva=LONG_DEADLINE,
-                                  incoming=True)
+        destination = self.new_vm(
+            "destination",
+            backend=self.new_backend_of_crashed_vm(),
+            vsva=LONG_DEADLINE,
+            incoming=True,
+        )
         source = self.new_source(vsva=LONG_DEADLINE)
         source.guest.cmd("dma 0 30 src=fresh dst=fresh")
         self.assert_migrated(source, destination, self.start_migration(source, destination))

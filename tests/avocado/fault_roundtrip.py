@@ -14,7 +14,9 @@ class FaultRoundTrip(VsvaTest):
     """
 
     def assert_each_answered_once(self, backend):
-        """No answer without a fault, no fault without an answer, by channel and cookie; the number of faults."""
+        """No answer without a fault, no fault without an answer, by channel and cookie; the
+        number of faults.
+        """
         outstanding, count = set(), 0
         for record in backend.events.all():
             if record["event"] == "fault_read":
@@ -33,7 +35,9 @@ class FaultRoundTrip(VsvaTest):
         for event in read_trace(vm.trace_path):
             if event.name == "smmuv3_deliver_event_no_room":
                 return
-            unreported += (event.name == "smmuv3_stall_hold") - (event.name == "smmuv3_stall_report")
+            unreported += (event.name == "smmuv3_stall_hold") - (
+                event.name == "smmuv3_stall_report"
+            )
             most = max(most, unreported)
         self.assertGreater(most, 1)
 
@@ -44,8 +48,10 @@ class FaultRoundTrip(VsvaTest):
         device = source.guest.cmd("status")["device"]
         self.assertGreaterEqual(device["faults"], 32)
         status = source.qmp.cmd("query-vsva")[0]
-        self.assertEqual((status["id"], status["connected"], status["migratable"], status["outstanding"]),
-                         ("vsva0", True, True, 0))
+        self.assertEqual(
+            (status["id"], status["connected"], status["migratable"], status["outstanding"]),
+            ("vsva0", True, True, 0),
+        )
 
     def test_dma_to_untouched_memory_without_backend_is_answered_by_guest(self):
         vm = self.new_vm("stall-model").boot()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-A backend that hangs: its process is stopped (SIGSTOP) in each phase. QMP and the guest's accesses to its device go
-on answering, and what must wait for the backend gives it up after the time that docs/design.md states.
+A backend that hangs: its process is stopped (SIGSTOP) in each phase. QMP and the guest's
+accesses to its device go on answering, and what must wait for the backend gives it up after
+the time that docs/design.md states.
 """
 
 import os
@@ -110,13 +111,17 @@ class HungBackend(VsvaTest):
         since = self.start_migration(source, destination)
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         self.backends[0].freeze()
-        self.assertEqual(source.qmp.wait("VSVA_DRAIN_FAILED", 30, since).data["reason"], "no-answer")
+        self.assertEqual(
+            source.qmp.wait("VSVA_DRAIN_FAILED", 30, since).data["reason"], "no-answer"
+        )
         self.assertEqual(migration.wait_status(source, since), "failed")
         self.assert_hung(source, since, "releasing", "replayed a submission")
         self.assert_answers(latency, REPLY)
         self.assert_goes_on(source)
 
-    def test_draining_submissions_beyond_the_ring_stopped_backend_is_given_up_and_they_are_executed(self):
+    def test_draining_submissions_beyond_the_ring_stopped_backend_is_given_up_and_they_are_executed(
+        self,
+    ):
         source, destination = self.new_pair(vsva={**PATIENT, "queue-size": SMALL_RING})
         self.hold_faults(source, 1)
         latency = self.measure(source)
@@ -129,14 +134,19 @@ class HungBackend(VsvaTest):
         self.assert_answers(latency, REPLY)
         source.guest.wait("idle")
         result = source.guest.ask("verify")
-        self.assertEqual([result[key] for key in ("checked", "aborted", "missing", "wrong_data", "not_once")],
-                         [3 * SMALL_RING, 1, 0, 0, 0], result)
+        self.assertEqual(
+            [result[key] for key in ("checked", "aborted", "missing", "wrong_data", "not_once")],
+            [3 * SMALL_RING, 1, 0, 0, 0],
+            result,
+        )
         self.assert_goes_on(source)
 
     def test_drained_stopped_backend_fails_the_migration_and_the_vm_goes_on(self):
         source, destination = self.new_pair(vsva=PATIENT)
         since = self.start_migration(source, destination, pause_before_switchover=True)
-        self.assertEqual(migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover")
+        self.assertEqual(
+            migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover"
+        )
         latency = self.measure(source, guest=False)
         self.backends[0].freeze()
         source.qmp.cmd("migrate-continue", state="pre-switchover")
@@ -205,7 +215,9 @@ class HungBackend(VsvaTest):
         source, destination = self.new_pair(vsva=PATIENT)
         source.qmp.cmd("stop")
         since = self.start_migration(source, destination)
-        self.assertEqual(migration.wait_status(source, since), "completed", migration.reason(source))
+        self.assertEqual(
+            migration.wait_status(source, since), "completed", migration.reason(source)
+        )
         destination.qmp.wait("MIGRATION", 60, status="completed")
         self.assertEqual(destination.qmp.cmd("query-vsva")[0]["phase"], "loaded")
         self.backends[1].freeze()
@@ -230,7 +242,9 @@ class HungBackend(VsvaTest):
     def test_start_stopped_backend_fails_and_says_why(self):
         backend = self.new_backend("source")
         backend.freeze()
-        with self.assertRaisesRegex(VmError, "said what it is able to do within 5000 ms; it may hang, or serve another"):
+        with self.assertRaisesRegex(
+            VmError, "said what it is able to do within 5000 ms; it may hang, or serve another"
+        ):
             self.new_vm("source", backend=backend)
 
     def test_start_backend_of_somebody_else_fails_and_says_why(self):
@@ -238,5 +252,7 @@ class HungBackend(VsvaTest):
         with socket.socket(socket.AF_UNIX) as somebody:
             somebody.connect(os.fspath(backend.socket_path))
             backend.wait("connected", 10)
-            with self.assertRaisesRegex(VmError, "serve another front-end that is connected to this socket"):
+            with self.assertRaisesRegex(
+                VmError, "serve another front-end that is connected to this socket"
+            ):
                 self.new_vm("source", backend=backend)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""A VM under load that is migrated again and again, with faults held and migrations cancelled at random."""
+"""A VM under load that is migrated again and again, with faults held and migrations cancelled at
+random.
+"""
 
 import os
 import random
@@ -33,7 +35,13 @@ class MigrationChain(VsvaTest):
             vm.qmp.events.absent(lambda event: event.name == "STOP", chance.random() * 0.3, since)
             vm.guest.release_faults()
         status = migration.wait_status(vm, since)
-        self.log.info("round %d: %d held, %s: %s", number, held, "cancelled" if cancel else "not cancelled", status)
+        self.log.info(
+            "round %d: %d held, %s: %s",
+            number,
+            held,
+            "cancelled" if cancel else "not cancelled",
+            status,
+        )
         if status == "completed":
             migration.resumed_at(destination)
             vm.quit()
@@ -58,5 +66,12 @@ class MigrationChain(VsvaTest):
         self.assertGreater(result["checked"], 0)
         for device in range(2):
             counters = vm.guest.cmd(f"status {device}")["device"]
-            self.assertEqual((counters["replayed"], counters["gaps"], counters["bad_desc"], counters["bad_responses"]),
-                             (counters["trapped"], 0, 0, 0))
+            self.assertEqual(
+                (
+                    counters["replayed"],
+                    counters["gaps"],
+                    counters["bad_desc"],
+                    counters["bad_responses"],
+                ),
+                (counters["trapped"], 0, 0, 0),
+            )

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Live migration with page faults outstanding: the drain comes before the stop, and nothing is lost."""
+"""Live migration with page faults outstanding: the drain comes before the stop, and nothing is
+lost.
+"""
 
 from avocado_vsva import VsvaTest, migration
 from avocado_vsva.drain_bodies import DrainBodies
@@ -35,8 +37,10 @@ class MigrationDrain(DrainBodies, VsvaTest):
         self.assert_migrated(source, destination, since)
         self.assert_all_done(destination, 2)
         device = destination.guest.cmd("status")["device"]
-        self.assertEqual((device["replayed"], device["gaps"], device["duplicates"], device["bad_desc"]),
-                         (device["trapped"], 0, 0, 0))
+        self.assertEqual(
+            (device["replayed"], device["gaps"], device["duplicates"], device["bad_desc"]),
+            (device["trapped"], 0, 0, 0),
+        )
 
     def test_migration_slot_half_written_before_untrap_is_executed_once(self):
         source, destination = self.new_pair(vsva=self.no_deadline)
@@ -52,8 +56,10 @@ class MigrationDrain(DrainBodies, VsvaTest):
         destination.guest.cmd("finish 0")
         self.assert_all_done(destination, 2)
         device = destination.guest.cmd("status")["device"]
-        self.assertEqual((device["replayed"], device["trapped"], device["gaps"], device["bad_desc"]),
-                         (trapped, trapped, 0, 0))
+        self.assertEqual(
+            (device["replayed"], device["trapped"], device["gaps"], device["bad_desc"]),
+            (trapped, trapped, 0, 0),
+        )
 
     def test_cancel_slot_half_written_across_both_switches_is_executed_once(self):
         source, destination = self.new_pair(vsva=self.no_deadline)
@@ -83,8 +89,11 @@ class MigrationDrain(DrainBodies, VsvaTest):
         self.assert_migrated(source, destination, since)
         answered = backend.wait("answer_written", 30)["time"]
         latency = source.qmp.find("STOP", since)[0].time - answered
-        self.log.info("migration thread while the drain waits: %.2f %% CPU; last answer to STOP: %.2f ms",
-                      share * 100, latency * 1000)
+        self.log.info(
+            "migration thread while the drain waits: %.2f %% CPU; last answer to STOP: %.2f ms",
+            share * 100,
+            latency * 1000,
+        )
         self.assertLess(share, CPU_LIMIT)
         self.assertGreater(latency, 0)
 
@@ -127,9 +136,13 @@ class MigrationDrain(DrainBodies, VsvaTest):
         source, destination = self.new_pair(vsva=self.no_deadline)
         self.hold_faults(source, 1)
         source.guest.cmd("dirty start mb=16 rate=24")
-        since = self.start_migration(source, destination, {"throttle-trigger-threshold": 1}, auto_converge=True)
+        since = self.start_migration(
+            source, destination, {"throttle-trigger-threshold": 1}, auto_converge=True
+        )
         source.qmp.wait("VSVA_DRAIN_STARTED", 60, since)
-        stop = source.qmp.events.absent(lambda event: event.name == "STOP", THROTTLE_WOULD_BEGIN, since)
+        stop = source.qmp.events.absent(
+            lambda event: event.name == "STOP", THROTTLE_WOULD_BEGIN, since
+        )
         self.assertIsNone(stop)
         self.assertEqual(source.qmp.cmd("query-migrate").get("cpu-throttle-percentage", 0), 0)
         self.assertEqual(source.qmp.cmd("query-vsva")[0]["outstanding"], 1)

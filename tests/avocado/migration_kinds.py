@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Other ways to move a VM: to a file, postcopy, snapshots of a paused VM; and VMs without the device."""
+"""Other ways to move a VM: to a file, postcopy, snapshots of a paused VM; and VMs without the
+device.
+"""
 
 from avocado_vsva import VsvaTest, migration
 from avocado_vsva.qmp import ExecuteError
@@ -20,7 +22,9 @@ class MigrationKinds(VsvaTest):
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
         source.guest.release_faults()
-        self.assertEqual(migration.wait_status(source, since), "completed", migration.reason(source))
+        self.assertEqual(
+            migration.wait_status(source, since), "completed", migration.reason(source)
+        )
         source.quit()
         restored = self.new_destination(vsva=LONG_DEADLINE)
         restored.qmp.cmd("migrate-incoming", uri=uri)
@@ -35,7 +39,9 @@ class MigrationKinds(VsvaTest):
             self.skipTest(f"no postcopy on this host: {error}")
         self.hold_faults(source, 1)
         source.guest.cmd("dirty start mb=32")
-        since = self.start_migration(source, destination, {"max-bandwidth": 8 << 20}, postcopy_ram=True)
+        since = self.start_migration(
+            source, destination, {"max-bandwidth": 8 << 20}, postcopy_ram=True
+        )
         source.qmp.cmd("migrate-start-postcopy")
         source.qmp.wait("VSVA_DRAIN_STARTED", 60, since)
         self.assertIsNone(source.qmp.events.absent(lambda event: event.name == "STOP", 0.3, since))
@@ -68,7 +74,9 @@ class MigrationKinds(VsvaTest):
         self.assert_all_done(source, 10)
         source.qmp.cmd("stop")
         since = self.start_migration(source, destination)
-        self.assertEqual(migration.wait_status(source, since), "completed", migration.reason(source))
+        self.assertEqual(
+            migration.wait_status(source, since), "completed", migration.reason(source)
+        )
         destination.qmp.cmd("cont")
         destination.guest.cmd("dma 0 10 src=fresh dst=fresh")
         self.assert_all_done(destination, 20)
@@ -101,7 +109,10 @@ class MigrationKinds(VsvaTest):
         since = self.start_migration(source, destination)
         self.assert_migrated(source, destination, since)
         self.assertEqual(destination.guest.cmd("hello")["devices"], 0)
-        self.assertEqual([event.name for event in source.qmp.events.all(since) if event.name.startswith("VSVA")], [])
+        self.assertEqual(
+            [event.name for event in source.qmp.events.all(since) if event.name.startswith("VSVA")],
+            [],
+        )
 
     def test_guest_without_sva_device_stalls_off_boots_and_migrates(self):
         self.migrate_plain({})

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Backends and destinations that do not fit: a clear error on every side, and the source goes on."""
+"""Backends and destinations that do not fit: a clear error on every side, and the source goes
+on.
+"""
 
 from unittest import mock
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-A destination that takes no more data: the source's migration thread is blocked in a write, and can give up nothing.
-The drain ends by itself, the guest's submissions go on, the migration can be cancelled and a later one succeeds.
+A destination that takes no more data: the source's migration thread is blocked in a write,
+and can give up nothing. The drain ends by itself, the guest's submissions go on, the
+migration can be cancelled and a later one succeeds.
 """
 
 from avocado_vsva import VsvaTest, migration
@@ -35,7 +36,9 @@ class MigrationSilent(VsvaTest):
 
     def assert_next_migration_takes_everything(self, source, count):
         second = self.new_destination(name="second", vsva=DEADLINE)
-        self.assert_migrated(source, second, self.start_migration(source, second, pause_before_switchover=False))
+        self.assert_migrated(
+            source, second, self.start_migration(source, second, pause_before_switchover=False)
+        )
         second.guest.cmd("dma 0 8 src=fresh dst=fresh")
         self.assert_all_done(second, count + 8)
 
@@ -71,7 +74,9 @@ class MigrationSilent(VsvaTest):
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         source.guest.cmd("dma 0 50 src=fresh dst=fresh")
         source.guest.release_faults()
-        self.assertEqual(migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover")
+        self.assertEqual(
+            migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover"
+        )
         self.assert_drained_before_stop(source, since)
         proxy.hang()
         source.qmp.cmd("migrate-continue", state="pre-switchover")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-A back-end that is killed at any instant, and another one that goes on: the guest sees no error, each of its requests
-is done once and in order, none is aborted, and QEMU has seen one answer for each fault.
+A back-end that is killed at any instant, and another one that goes on: the guest sees no
+error, each of its requests is done once and in order, none is aborted, and QEMU has seen one
+answer for each fault.
 """
 
 import os
@@ -70,15 +71,28 @@ class Recovery(VsvaTest):
         self.assert_all_done(vm, count)
         status = vm.guest.cmd(f"status {device}")
         counters = status["device"]
-        self.assertEqual((counters["aborted"], counters["bad_responses"], counters["duplicates"], counters["gaps"],
-                          counters["bad_desc"]), (0, 0, 0, 0, 0), status)
+        self.assertEqual(
+            (
+                counters["aborted"],
+                counters["bad_responses"],
+                counters["duplicates"],
+                counters["gaps"],
+                counters["bad_desc"],
+            ),
+            (0, 0, 0, 0, 0),
+            status,
+        )
         self.assertEqual(counters["faults"], counters["retried"], status)
         info = vm.qmp.cmd("query-vsva")[0]
-        self.assertEqual((info["connected"], info["away"], info["outstanding"]), (True, False, 0), info)
+        self.assertEqual(
+            (info["connected"], info["away"], info["outstanding"]), (True, False, 0), info
+        )
         self.assertEqual(vm.qmp.find("VSVA_BACKEND_DISCONNECTED", 0), [])
 
     def assert_each_answered_once(self, vm):
-        """As the devices see it: cookies are given once. An answer may come again, but says the same."""
+        """As the devices see it: cookies are given once. An answer may come again, but says the
+        same.
+        """
         sent, answers = Counter(), {}
         for event in read_trace(vm.trace_path):
             if event.name not in ("vsva_testdev_fault_sent", "vsva_testdev_response"):
@@ -92,7 +106,10 @@ class Recovery(VsvaTest):
         self.assertEqual([fault for fault, times in sent.items() if times != 1], [])
         self.assertEqual(set(answers), set(sent))
         self.assertEqual([fault for fault, codes in answers.items() if set(codes) != {0}], [])
-        print(f"{len(sent)} faults, {sum(map(len, answers.values())) - len(sent)} answers came again", flush=True)
+        print(
+            f"{len(sent)} faults, {sum(map(len, answers.values())) - len(sent)} answers came again",
+            flush=True,
+        )
 
     def test_killed_idle_the_next_one_serves(self):
         vm = self.new_recovering_vm().boot()
@@ -140,7 +157,11 @@ class Recovery(VsvaTest):
                 total += 25
             time.sleep(instants.uniform(0, 0.2))
             took.append(self.kill(vm)["away-ms"])
-        print(f"away for {min(took)} to {max(took)} ms, {sorted(took)[len(took) // 2]} ms in the middle", flush=True)
+        print(
+            f"away for {min(took)} to {max(took)} ms, "
+            f"{sorted(took)[len(took) // 2]} ms in the middle",
+            flush=True,
+        )
         self.assert_nothing_lost(vm, total)
         self.assert_nothing_lost(vm, total, device=1)
         vm.quit()
@@ -157,7 +178,9 @@ class Recovery(VsvaTest):
             time.sleep(0.01)
 
     def test_killed_during_migrations_again_and_again_nothing_is_lost(self):
-        """Both back-ends, of two devices each. A migration that fails for it leaves the VM where it was."""
+        """Both back-ends, of two devices each. A migration that fails for it leaves the VM where
+        it was.
+        """
         vm = self.new_recovering_vm("vm0", test_devices=2).boot()
         instants = random.Random(SEED)
         print(f"{MIGRATIONS} migrations, seed {SEED}", flush=True)
@@ -224,11 +247,15 @@ class Recovery(VsvaTest):
         source = self.new_recovering_vm().boot()
         destination = self.new_recovering_vm("destination", incoming=True)
         self.hold_faults(source, 1)
-        since = self.start_migration(source, destination, {"max-bandwidth": 0}, pause_before_switchover=True)
+        since = self.start_migration(
+            source, destination, {"max-bandwidth": 0}, pause_before_switchover=True
+        )
         source.qmp.wait("VSVA_DRAIN_STARTED", HANG, since)
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")
         source.guest.release_faults()
-        self.assertEqual(migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover")
+        self.assertEqual(
+            migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover"
+        )
         self.kill(source)
         # What has been drained is held by the next one, and can be saved.
         source.qmp.cmd("migrate-continue", state="pre-switchover")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""A VM that is stopped, saved, reset or ended at the worst moment of a drain, a release or a load."""
+"""A VM that is stopped, saved, reset or ended at the worst moment of a drain, a release or a
+load.
+"""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +29,9 @@ class SaveMoments(VsvaTest):
         self.pool.shutdown()
 
     def new_stopped_source(self, requests, kind):
-        """A VM that was stopped with the submissions of so many requests pending, and one fault answered."""
+        """A VM that was stopped with the submissions of so many requests pending, and one fault
+        answered.
+        """
         source = self.new_source(vsva=PATIENT)
         self.hold_faults(source, 1)
         since = len(source.qmp.events)
@@ -61,7 +65,9 @@ class SaveMoments(VsvaTest):
         vm.qmp.cmd("cont")
         vm.qmp.hmp("stop")
         vm.qmp.wait("STOP", 30, since)
-        self.assertEqual(vm.qmp.find("VSVA_RELEASED", since), [], "the release was too fast for this test")
+        self.assertEqual(
+            vm.qmp.find("VSVA_RELEASED", since), [], "the release was too fast for this test"
+        )
         self.assertGreater(self.pending(vm), 0)
 
     def assert_restored_from(self, source, requests):
@@ -79,7 +85,9 @@ class SaveMoments(VsvaTest):
         try:
             self.save(source)
         except ExecuteError as error:
-            self.assertRegex(str(error), "before all devices had come to rest|page fault.* outstanding")
+            self.assertRegex(
+                str(error), "before all devices had come to rest|page fault.* outstanding"
+            )
             come_to_rest(source, since)
             self.save(source)
         self.assert_restored_from(source, MANY + 1)
@@ -96,13 +104,18 @@ class SaveMoments(VsvaTest):
         self.save_right_after_cont_and_stop("fresh", answer)
 
     def assert_starts_afresh(self, vm, lines):
-        """After a reset: nothing from before it is in the portal, and a new guest's requests are executed."""
+        """After a reset: nothing from before it is in the portal, and a new guest's requests are
+        executed.
+        """
         vm.guest.wait_ready(60, lines)
         vm.guest.cmd("dma 0 100 src=fresh dst=fresh")
         self.assert_all_done(vm, 100)
         device = vm.guest.cmd("status")["device"]
-        self.assertEqual([device[name] for name in ("trapped", "replayed", "bad_desc", "duplicates", "gaps")], [0] * 5,
-                         device)
+        self.assertEqual(
+            [device[name] for name in ("trapped", "replayed", "bad_desc", "duplicates", "gaps")],
+            [0] * 5,
+            device,
+        )
 
     def new_restored_with_pending(self, requests):
         source = self.new_stopped_source(requests, "fresh")
@@ -131,7 +144,8 @@ class SaveMoments(VsvaTest):
 
     def test_sigterm_while_stop_drains_ends_qemu_in_order(self):
         """
-        The backend answers at some time of the exit: 24 times, each a millisecond later. There is no need of a guest.
+        The backend answers at some time of the exit: 24 times, each a millisecond later.
+        There is no need of a guest.
         """
         for delay in range(ENDS):
             vm = self.new_vm(f"vm{delay}", backend=self.new_backend(f"vm{delay}"), vsva=PATIENT)

@@ -51,7 +51,9 @@ class Snapshots(VsvaTest):
 
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")
         self.assert_all_done(source, 34)
-        since = self.run_job(source, "snapshot-load", tag="tag0", vmstate="qcow0", devices=["qcow0"])
+        since = self.run_job(
+            source, "snapshot-load", tag="tag0", vmstate="qcow0", devices=["qcow0"]
+        )
         self.assertIsNone(self.finish_job(source, "snapshot-load", since))
         self.assert_all_done(source, 14)
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")

@@ -80,7 +80,9 @@ class StopWaits(StopBodies, VsvaTest):
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
         source.guest.release_faults()
         stop.result()
-        self.assertEqual(migration.wait_status(source, since), "completed", migration.reason(source))
+        self.assertEqual(
+            migration.wait_status(source, since), "completed", migration.reason(source)
+        )
         self.assert_drained_before_stop(source, since)
         destination.qmp.wait("MIGRATION", 60, status="completed")
         destination.qmp.cmd("cont")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""One VM with two vhost-user-vsva devices: each has a backend, rings, a queue and a state of its own."""
+"""One VM with two vhost-user-vsva devices: each has a backend, rings, a queue and a state of its
+own.
+"""
 
 from avocado_vsva import VsvaTest, migration
 
@@ -45,14 +47,19 @@ class TwoBackends(VsvaTest):
     def migrate_with_pending_on_both(self, order):
         source, old = self.new_source_of_two()
         destination, new = self.new_two("destination", order, incoming=True)
-        source.guest.cmd("dma 1 30 src=fresh dst=fresh")   # their tickets and counts are not to be the same
+        source.guest.cmd(
+            "dma 1 30 src=fresh dst=fresh"
+        )  # their tickets and counts are not to be the same
         source.guest.wait("completed=30 dev=1")
         self.hold_faults(source, 4)
         source.guest.cmd("dma 1 3 src=warm dst=held")
         source.guest.wait("waiters=7")
         since = self.start_migration(source, destination)
         self.both(source, "VSVA_DRAIN_STARTED", since)
-        self.assertEqual({number: entry["outstanding"] for number, entry in self.entries(source).items()}, {0: 4, 1: 3})
+        self.assertEqual(
+            {number: entry["outstanding"] for number, entry in self.entries(source).items()},
+            {0: 4, 1: 3},
+        )
         source.guest.cmd("dma 0 20 src=fresh dst=fresh")
         source.guest.cmd("dma 1 50 src=fresh dst=fresh")
         source.guest.release_faults()
@@ -72,7 +79,9 @@ class TwoBackends(VsvaTest):
         vm.qmp.wait("STOP", 30, since)
         events = vm.qmp.events.all(since)
         stopped = [event.name for event in events].index("STOP")
-        drained = [event.data["id"] for event in events[:stopped] if event.name == "VSVA_DRAIN_COMPLETED"]
+        drained = [
+            event.data["id"] for event in events[:stopped] if event.name == "VSVA_DRAIN_COMPLETED"
+        ]
         self.assertEqual(sorted(drained), ["vsva0", "vsva1"])
 
     def assert_replayed_what_was_queued(self, old, new):
@@ -85,7 +94,9 @@ class TwoBackends(VsvaTest):
         source, backends = self.new_source_of_two()
         self.begin_load(source)
         self.assert_all_of_load_done(source)
-        sids = {number: entry["devices"][0]["sid"] for number, entry in self.entries(source).items()}
+        sids = {
+            number: entry["devices"][0]["sid"] for number, entry in self.entries(source).items()
+        }
         self.assertEqual(len(set(sids.values())), 2)
         source.quit()
         for number, backend in backends.items():
@@ -119,9 +130,13 @@ class TwoBackends(VsvaTest):
         self.assertEqual(source.qmp.wait("VSVA_BACKEND_DISCONNECTED", 10).data["id"], "vsva0")
         source.guest.wait("completed=2000 dev=1", 120)
         result = source.guest.cmd("verify 1", 120)
-        self.assertEqual((result["checked"], result["missing"], result["aborted"]), (2000, 0, 0), result)
-        self.assertEqual({number: entry["connected"] for number, entry in self.entries(source).items()},
-                         {0: False, 1: True})
+        self.assertEqual(
+            (result["checked"], result["missing"], result["aborted"]), (2000, 0, 0), result
+        )
+        self.assertEqual(
+            {number: entry["connected"] for number, entry in self.entries(source).items()},
+            {0: False, 1: True},
+        )
         source.guest.cmd("dma 0 20 src=warm dst=warm")
         source.guest.wait("completed=20 dev=0")
 

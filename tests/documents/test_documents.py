@@ -17,6 +17,8 @@ from markdown import ROOT
 MOST_COLUMNS = 100
 TROUBLESHOOTING = ROOT / "docs/troubleshooting.md"
 
+# Rows of tables, what rustfmt makes of a derive, and tags that have to stand in one line.
+WIDE_BY_NATURE = re.compile(r"^ *//! \||^ +Clone, Copy, Debug, .*,$|^ +:avocado: tags=")
 # Programs of this project, and what prints their options.
 HELP = {
     "vhost-user-vsva": lambda: backend(),
@@ -95,6 +97,18 @@ def options_of(program):
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_of(program)))
 
 
+def sources(kinds):
+    """The files of these kinds, without what is built or written by tests."""
+    listed = subprocess.run(
+        ["git", "ls-files", *(f"*{kind}" for kind in kinds)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [path for name in listed.stdout.split() if (path := ROOT / name).exists()]
+
+
 def where(path, number=None):
     name = path.relative_to(ROOT).as_posix()
     return name if number is None else f"{name}:{number}"
@@ -110,6 +124,14 @@ class Text(unittest.TestCase):
             for line in markdown.lines(path)
             if line.kind == "prose" and len(line.text) > MOST_COLUMNS
         ]
+        self.assertEqual(wide, [])
+
+    def test_code_is_within_100_columns(self):
+        wide = []
+        for path in sources((".rs", ".py")):
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                if len(line) > MOST_COLUMNS and not WIDE_BY_NATURE.search(line):
+                    wide.append(where(path, number))
         self.assertEqual(wide, [])
 
     def test_links_lead_somewhere(self):

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""A libvirt that cannot drive the patched QEMU: the host check says so before a domain is started."""
+"""A libvirt that cannot drive the patched QEMU: the host check says so before a domain is
+started.
+"""
 
 from libvirt_vsva import LibvirtTest
 

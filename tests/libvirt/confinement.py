@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""AppArmor enforced, by Debian's own kernel: on libvirtd, on the domain's QEMU, and on its back-end."""
+"""AppArmor enforced, by Debian's own kernel: on libvirtd, on the domain's QEMU, and on its
+back-end.
+"""
 
 import re
 
@@ -22,16 +24,30 @@ class Confinement(LibvirtTest):
 
     def assert_confined(self, host, program, profile):
         pid = host.run("pgrep", "--exact", "--full", f"{re.escape(program)}( .*)?").stdout.strip()
-        self.assertEqual(host.run("cat", f"/proc/{pid}/attr/apparmor/current").stdout.strip(), f"{profile} (enforce)")
+        self.assertEqual(
+            host.run("cat", f"/proc/{pid}/attr/apparmor/current").stdout.strip(),
+            f"{profile} (enforce)",
+        )
 
     def assert_denied(self, host, profile, name):
         denials = host.denials()
-        self.assertTrue(any(f'profile="{profile}"' in line and f'name="{name}"' in line for line in denials), denials)
+        self.assertTrue(
+            any(f'profile="{profile}"' in line and f'name="{name}"' in line for line in denials),
+            denials,
+        )
 
     @staticmethod
     def sockets_are_mediated(host):
         """Not before Linux 6.17, but in Ubuntu's kernels."""
-        return host.run("sh", "-c", "ls /sys/kernel/security/apparmor/features/network*/af_unix", check=False).returncode == 0
+        return (
+            host.run(
+                "sh",
+                "-c",
+                "ls /sys/kernel/security/apparmor/features/network*/af_unix",
+                check=False,
+            ).returncode
+            == 0
+        )
 
     @staticmethod
     def allow_libvirtd(host, rule):
@@ -70,29 +86,54 @@ class Confinement(LibvirtTest):
         domain.guest.cmd("dma 0 4 src=fresh dst=fresh")
         self.assert_all_done(domain, 4)
         domain.virsh("destroy")
-        report = machine.run(BACKEND, "report", "--output=/root/timeline.svg", f"{logs.FOLDER}/events.jsonl").stdout
+        report = machine.run(
+            BACKEND, "report", "--output=/root/timeline.svg", f"{logs.FOLDER}/events.jsonl"
+        ).stdout
         self.assertRegex(report, r"faults: [1-9]\d* read")
-        self.assertNotEqual(machine.run("stat", "--format=%s", f"{logs.FOLDER}/vsva.perfetto-trace").stdout.strip(), "0")
+        self.assertNotEqual(
+            machine.run("stat", "--format=%s", f"{logs.FOLDER}/vsva.perfetto-trace").stdout.strip(),
+            "0",
+        )
         self.assertEqual(machine.denials(), [])
 
         of_another = machine.run("realpath", f"{logs.FOLDER}/of-another.jsonl").stdout.strip()
         for path in (of_another, "/var/log/elsewhere.jsonl"):
             machine.run("install", "-m", "666", "-o", "nobody", "/dev/null", path)
-            self.assert_command_fails("Permission denied", machine.run, "aa-exec", "--profile", "vhost-user-vsva", "--", BACKEND,
-                                      "--socket-path=/run/vhost-user-vsva/x.sock", f"--event-log={path}")
+            self.assert_command_fails(
+                "Permission denied",
+                machine.run,
+                "aa-exec",
+                "--profile",
+                "vhost-user-vsva",
+                "--",
+                BACKEND,
+                "--socket-path=/run/vhost-user-vsva/x.sock",
+                f"--event-log={path}",
+            )
             self.assert_denied(machine, "vhost-user-vsva", path)
 
     def test_what_the_profiles_do_not_allow_is_denied(self):
         machine = self.new_machine()
         domain = self.new_domain(machine).define()
         elsewhere = "/var/tmp/elsewhere.sock"
-        self.assert_command_fails("Permission denied", machine.run, "aa-exec", "--profile", "vhost-user-vsva", "--", BACKEND,
-                                  "--socket-path", elsewhere)
+        self.assert_command_fails(
+            "Permission denied",
+            machine.run,
+            "aa-exec",
+            "--profile",
+            "vhost-user-vsva",
+            "--",
+            BACKEND,
+            "--socket-path",
+            elsewhere,
+        )
         self.assert_denied(machine, "vhost-user-vsva", elsewhere)
 
         rule = machine.run("cat", LOCAL).stdout
         self.allow_libvirtd(machine, "")
-        self.assertRegex(self.check_apparmor(machine), f"FAIL .* libvirtd does not let it execute {QEMU}")
+        self.assertRegex(
+            self.check_apparmor(machine), f"FAIL .* libvirtd does not let it execute {QEMU}"
+        )
         self.assert_denied(machine, "libvirtd", QEMU)
         self.allow_libvirtd(machine, rule)
         self.assertIn("ok  ", self.check_apparmor(machine))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""A domain with the device under Debian's libvirt: the back-end comes before QEMU and goes after it."""
+"""A domain with the device under Debian's libvirt: the back-end comes before QEMU and goes after
+it.
+"""
 
 import json
 import shutil
@@ -51,8 +53,15 @@ class Deployment(LibvirtTest):
 
     def test_domain_start_backend_cannot_start_is_refused_with_the_reason(self):
         domain = self.new_domain(self.new_host()).define()
-        domain.host.run("install", "-D", "-m", "644", "/dev/stdin", f"/run/systemd/system/{domain.service}.d/broken.conf",
-                        text="[Service]\nExecStart=\nExecStart=/bin/false\n")
+        domain.host.run(
+            "install",
+            "-D",
+            "-m",
+            "644",
+            "/dev/stdin",
+            f"/run/systemd/system/{domain.service}.d/broken.conf",
+            text="[Service]\nExecStart=\nExecStart=/bin/false\n",
+        )
         domain.host.run("systemctl", "daemon-reload")
         self.assert_command_fails(f"journalctl -u {domain.service}", domain.virsh, "start")
         self.assertEqual(domain.state(), "shut off")
@@ -71,7 +80,9 @@ class Deployment(LibvirtTest):
             domain.host.run("systemctl", "start", domain.service, check=False)
         domain.host.run("rm", "/run/broken")
         # By itself systemd does not start it any more.
-        self.assert_command_fails(domain.service, domain.host.run, "systemctl", "start", domain.service)
+        self.assert_command_fails(
+            domain.service, domain.host.run, "systemctl", "start", domain.service
+        )
         domain.start()
         self.assertTrue(domain.host.active(domain.service))
 
@@ -97,11 +108,16 @@ class Deployment(LibvirtTest):
         host = domain.host
         logs.enable(domain)
         host.run("systemctl", "start", domain.service)
-        pid = host.run("systemctl", "show", "--value", "--property=MainPID", domain.service).stdout.strip()
+        pid = host.run(
+            "systemctl", "show", "--value", "--property=MainPID", domain.service
+        ).stdout.strip()
         owner = host.run("stat", "--format=%u", f"/proc/{pid}").stdout.strip()
         host.run("systemctl", "stop", domain.service)
         for name in ("events.jsonl", "vsva.perfetto-trace"):
-            self.assertRegex(host.run("stat", "--format=%u %s", f"{logs.FOLDER}/{name}").stdout, rf"^{owner} [1-9]")
+            self.assertRegex(
+                host.run("stat", "--format=%u %s", f"{logs.FOLDER}/{name}").stdout,
+                rf"^{owner} [1-9]",
+            )
 
     def test_domain_without_device_starts_no_backend(self):
         domain = self.new_domain(self.new_host()).define(device=False).start()
@@ -119,32 +135,59 @@ class Deployment(LibvirtTest):
 
     def test_check_host_not_deployed_says_what_is_missing(self):
         host = self.new_host(deployed=False)
-        shutil.copy(self.environment.deploy / "libvirt/vsva-check-host", host.path("/usr/local/bin"))
-        self.assert_check_host_fails(host, ["emulator", "hook", "back-end"],
-                                     "/usr/local/bin/vsva-check-host", "--emulator", "/usr/bin/true")
+        shutil.copy(
+            self.environment.deploy / "libvirt/vsva-check-host", host.path("/usr/local/bin")
+        )
+        self.assert_check_host_fails(
+            host,
+            ["emulator", "hook", "back-end"],
+            "/usr/local/bin/vsva-check-host",
+            "--emulator",
+            "/usr/bin/true",
+        )
 
     def test_check_host_emulator_or_socket_of_others_says_what_is_not_permitted(self):
         host = self.new_host()
         host.run("chmod", "700", "/usr/local/bin")
-        host.run("install", "-D", "-m", "644", "/dev/stdin", "/run/systemd/system/vhost-user-vsva@.socket.d/owner.conf",
-                 text="[Socket]\nSocketUser=root\n")
+        host.run(
+            "install",
+            "-D",
+            "-m",
+            "644",
+            "/dev/stdin",
+            "/run/systemd/system/vhost-user-vsva@.socket.d/owner.conf",
+            text="[Socket]\nSocketUser=root\n",
+        )
         host.run("systemctl", "daemon-reload")
         self.assert_check_host_fails(host, ["emulator's permission", "back-end"], "vsva-check-host")
 
     def assert_check_host_fails(self, host, names, *command):
         done = host.run(*command, check=False)
         self.assertEqual(done.returncode, 1)
-        failed = [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("FAIL")]
+        failed = [
+            line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("FAIL")
+        ]
         self.assertEqual(failed, [f"FAIL  {name}" for name in names], done.stdout)
 
     def test_units_and_apparmor_profiles_are_accepted_by_their_programs(self):
         host = self.new_host()
-        complaints = host.run("systemd-analyze", "verify", *(f"{UNITS}.{kind}" for kind in ("service", "socket"))).stderr
+        complaints = host.run(
+            "systemd-analyze", "verify", *(f"{UNITS}.{kind}" for kind in ("service", "socket"))
+        ).stderr
         self.assertNotIn("vhost-user-vsva", complaints)
         parser = ("apparmor_parser", "--skip-kernel-load", "--skip-cache")
         host.run(*parser, "/etc/apparmor.d/vhost-user-vsva")
-        host.run(*parser, text="include <tunables/global>\nprofile libvirt-test { include <abstractions/libvirt-qemu> }\n")
-        self.assert_command_fails("syntax error", host.run, *parser, text="profile broken { include <abstractions/libvirt-qemu> x }\n")
+        host.run(
+            *parser,
+            text="include <tunables/global>\n"
+            "profile libvirt-test { include <abstractions/libvirt-qemu> }\n",
+        )
+        self.assert_command_fails(
+            "syntax error",
+            host.run,
+            *parser,
+            text="profile broken { include <abstractions/libvirt-qemu> x }\n",
+        )
 
     def test_domain_xml_through_libvirt_add_and_remove_restore_it(self):
         domain = self.new_domain(self.new_host()).define(device=False)

@@ -6,7 +6,16 @@ from libvirt_vsva import LONG_DEADLINE, OUTSTANDING, Background, LibvirtTest
 
 def migrate_words(source, destination, *options):
     """What virsh is told for a migration to another host of this machine."""
-    return ("migrate", "--live", "--p2p", *options, source.name, destination.uri, "--migrateuri", "unix:///shared/migration.sock")
+    return (
+        "migrate",
+        "--live",
+        "--p2p",
+        *options,
+        source.name,
+        destination.uri,
+        "--migrateuri",
+        "unix:///shared/migration.sock",
+    )
 
 
 def migrate(source, destination, *options):
@@ -60,7 +69,9 @@ class Migration(LibvirtTest):
         self.assert_all_done(destination, 2008)
 
     def test_fault_never_answered_migration_fails_with_its_address_and_source_goes_on(self):
-        source, destination, migration, since = self.start(domain_options=("--drain-timeout", "1000"))
+        source, destination, migration, since = self.start(
+            domain_options=("--drain-timeout", "1000")
+        )
         failed = source.wait_event("VSVA_DRAIN_FAILED", 60, since)
         self.assertEqual(failed["reason"], "deadline")
         text = migration.finish()
@@ -86,7 +97,11 @@ class Migration(LibvirtTest):
 
     def test_migrate_timeout_suspend_guest_does_not_answer_fails_and_source_runs_on(self):
         source, destination, migration, since = self.start(
-            "--timeout", "1", "--timeout-suspend", domain_options=("--drain-timeout", "4000", "--stop-timeout", "1000"))
+            "--timeout",
+            "1",
+            "--timeout-suspend",
+            domain_options=("--drain-timeout", "4000", "--stop-timeout", "1000"),
+        )
         text = migration.finish()
         self.assertIn(OUTSTANDING, text)
         self.assert_drain_given_up(source, since)
@@ -95,7 +110,11 @@ class Migration(LibvirtTest):
 
     def test_migrate_timeout_suspend_without_stop_timeout_fails_and_source_runs_on(self):
         source, destination, migration, since = self.start(
-            "--timeout", "1", "--timeout-suspend", domain_options=("--drain-timeout", "60000", "--stop-timeout", "0"))
+            "--timeout",
+            "1",
+            "--timeout-suspend",
+            domain_options=("--drain-timeout", "60000", "--stop-timeout", "0"),
+        )
         text = migration.finish()
         self.assertIn(OUTSTANDING, text)
         source.wait_event("VSVA_RELEASED", since=since)

@@ -19,13 +19,23 @@ class Recovery(LibvirtTest):
         self.assert_load_done(domain)
 
     def property(self, domain, name):
-        return domain.host.run("systemctl", "show", "--value", f"--property={name}", domain.service).stdout.strip()
+        return domain.host.run(
+            "systemctl", "show", "--value", f"--property={name}", domain.service
+        ).stdout.strip()
 
     def break_program(self, domain, broken=True):
         """The next process ends at once."""
         path = f"/run/systemd/system/{domain.service}.d/broken.conf"
         if broken:
-            domain.host.run("install", "-D", "-m", "644", "/dev/stdin", path, text="[Service]\nExecStart=\nExecStart=/bin/false\n")
+            domain.host.run(
+                "install",
+                "-D",
+                "-m",
+                "644",
+                "/dev/stdin",
+                path,
+                text="[Service]\nExecStart=\nExecStart=/bin/false\n",
+            )
         else:
             domain.host.run("rm", path)
         domain.host.run("systemctl", "daemon-reload")
@@ -155,4 +165,7 @@ class Recovery(LibvirtTest):
         self.assertIn(RECONNECT, domain.xml())
         domain.start()
         done = domain.host.run("vsva-upgrade", "--again", "guest")
-        self.assertTrue(re.fullmatch(r"ok    guest: upgraded; \d+ ms without a back-end\n", done.stdout), done.stdout)
+        self.assertTrue(
+            re.fullmatch(r"ok    guest: upgraded; \d+ ms without a back-end\n", done.stdout),
+            done.stdout,
+        )

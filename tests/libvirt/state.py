@@ -18,7 +18,9 @@ class State(LibvirtTest):
         self.assert_all_done(domain, total)
 
     def stop_under_load(self, domain, command, *words):
-        """A command that stops the domain: the guest runs until it has answered its faults, and the command succeeds."""
+        """A command that stops the domain: the guest runs until it has answered its faults, and
+        the command succeeds.
+        """
         since = len(domain.events)
         stopping = Background(domain.virsh, command, *words)
         domain.wait_event("VSVA_DRAIN_STARTED", 60, since)
@@ -29,10 +31,14 @@ class State(LibvirtTest):
         self.assert_drained_before_stop(domain, since)
 
     def stop_refused(self, command, *words):
-        """A command that stops the domain fails in time when nobody answers the faults, and the domain runs on."""
+        """A command that stops the domain fails in time when nobody answers the faults, and the
+        domain runs on.
+        """
         domain = self.new_loaded(SHORT_STOP)
         since = len(domain.events)
-        self.assert_command_fails(f"not drained within 1000 ms: 8 {OUTSTANDING}", domain.virsh, command, *words)
+        self.assert_command_fails(
+            f"not drained within 1000 ms: 8 {OUTSTANDING}", domain.virsh, command, *words
+        )
         self.assertEqual(domain.state(), "running")
         self.assert_drain_given_up(domain, since)
         self.assert_guest_runs(domain)

@@ -25,7 +25,9 @@ class Upgrade(LibvirtTest):
     def digest(path):
         return hashlib.sha256(path.read_bytes()).hexdigest()
 
-    def test_upgrade_with_faults_and_submissions_domain_goes_on_and_migrates_to_the_new_program(self):
+    def test_upgrade_with_faults_and_submissions_domain_goes_on_and_migrates_to_the_new_program(
+        self,
+    ):
         old, new = self.environment.backend, self.new_program()
         destination = self.new_domain(self.new_host("destination"))
         source = self.new_loaded()
@@ -46,13 +48,17 @@ class Upgrade(LibvirtTest):
         source.guest.cmd("dma 0 100 src=fresh dst=fresh")
         self.assert_all_done(source, 2108)
 
-    def test_upgrade_by_one_command_with_faults_and_submissions_domain_runs_on_with_the_new_program(self):
+    def test_upgrade_by_one_command_with_faults_and_submissions_domain_runs_on_with_the_new_program(
+        self,
+    ):
         new = self.new_program()
         domain = self.new_loaded()
         since, host = len(domain.events), domain.host
         self.assertIn("ok    guest: it runs this program already", host.run("vsva-upgrade").stdout)
         host.upgrade(new)
-        self.assertEqual(host.run("vsva-upgrade", "--check").stdout, "ok    guest: it can be upgraded\n")
+        self.assertEqual(
+            host.run("vsva-upgrade", "--check").stdout, "ok    guest: it can be upgraded\n"
+        )
         self.assertEqual(domain.backend_digest(), self.digest(self.environment.backend))
         said = host.run("vsva-upgrade").stdout
         pause = self.assert_recovered(domain, since)
@@ -66,14 +72,20 @@ class Upgrade(LibvirtTest):
 
     def test_upgrade_to_a_program_with_another_layout_is_refused_before_the_old_one_is_ended(self):
         other = self.scratch / "other-vhost-user-vsva"
-        other.write_text("#!/bin/sh\necho '{\"type\": \"vsva\", \"recovery-layout\": 2}'\n", encoding="utf-8")
+        other.write_text(
+            "#!/bin/sh\necho '{\"type\": \"vsva\", \"recovery-layout\": 2}'\n", encoding="utf-8"
+        )
         other.chmod(0o755)
         domain = self.new_running()
         host, pid = domain.host, domain.backend_pid()
         host.upgrade(other)
         done = host.run("vsva-upgrade", check=False)
         self.assertEqual(done.returncode, 1)
-        self.assertIn("FAIL  guest: the program that runs keeps its tables in layout 1, the installed one reads layout 2", done.stdout)
+        self.assertIn(
+            "FAIL  guest: the program that runs keeps its tables in layout 1, "
+            "the installed one reads layout 2",
+            done.stdout,
+        )
         self.assertEqual((domain.backend_pid(), domain.query()["recoveries"]), (pid, 0))
         domain.guest.cmd("dma 0 20 src=fresh dst=fresh")
         self.assert_all_done(domain, 20)

@@ -16,8 +16,9 @@ CUT = "[...]"
 
 
 def steps(lines):
-    """What is done, in order: [host, command, line...], with the lines that it prints, ["guest", command], ["define", host] or
-    ["upgrade", folder]."""
+    """What is done, in order: [host, command, line...], with the lines that it prints, ["guest",
+    command], ["define", host] or ["upgrade", folder].
+    """
     found, shown = [], None
     for line in lines:
         if match := COMMAND.fullmatch(line):
@@ -39,7 +40,9 @@ def pattern(lines):
         if line == CUT:
             parts.append(r"(?:.*\n)*?")
         else:
-            parts.append(".*".join(re.escape(NUMBER.sub("0", part)) for part in line.split(CUT)) + r"\n")
+            parts.append(
+                ".*".join(re.escape(NUMBER.sub("0", part)) for part in line.split(CUT)) + r"\n"
+            )
     return "".join(parts)
 
 
@@ -58,7 +61,10 @@ class Walkthrough(LibvirtTest):
         done = host.run("bash", "-c", f"cd /root; {command}", check=False, stderr=subprocess.STDOUT)
         printed = "".join(f"{line.rstrip()}\n" for line in done.stdout.splitlines() if line.strip())
         if not re.fullmatch(pattern(expected), NUMBER.sub("0", printed)):
-            self.fail(f"{host.name}# {command}\n{printed}is not what {DOCUMENT.name} shows:\n" + "\n".join(expected))
+            self.fail(
+                f"{host.name}# {command}\n{printed}is not what {DOCUMENT.name} shows:\n"
+                + "\n".join(expected)
+            )
 
     def test_every_command_of_the_document_prints_what_it_shows(self):
         hosts = {name: self.new_plain(name) for name in ("source", "destination")}

@@ -16,7 +16,9 @@ ROOT = HERE.parents[1]
 
 def named(variable):
     """The packages that it has, by name."""
-    return {Path(path).name.split("_")[0]: Path(path) for path in os.environ.get(variable, "").split()}
+    return {
+        Path(path).name.split("_")[0]: Path(path) for path in os.environ.get(variable, "").split()
+    }
 
 
 PACKAGES = named("VSVA_PACKAGES")
@@ -49,7 +51,9 @@ COMPLETED = {
 
 
 def run(*words, **options):
-    return subprocess.run(list(map(str, words)), check=True, capture_output=True, text=True, **options).stdout
+    return subprocess.run(
+        list(map(str, words)), check=True, capture_output=True, text=True, **options
+    ).stdout
 
 
 def field(package, name):
@@ -97,7 +101,9 @@ class Contents(unittest.TestCase):
     def test_package_of_qemu_has_the_series(self):
         folder = self.folder / "qemu-system-arm-vsva/usr/share/doc/qemu-system-arm-vsva/patches"
         names = sorted(path.name.removesuffix(".gz") for path in folder.iterdir())
-        self.assertEqual(names, sorted(path.name for path in (ROOT / "qemu-patches").glob("[0-9]*.patch")))
+        self.assertEqual(
+            names, sorted(path.name for path in (ROOT / "qemu-patches").glob("[0-9]*.patch"))
+        )
 
     def test_arm64_packages_have_the_same_files_and_need_the_same_but_libraries(self):
         if not ARM64:
@@ -107,10 +113,17 @@ class Contents(unittest.TestCase):
             with self.subTest(name):
                 self.assertEqual(field(package, "Architecture"), "arm64")
                 # Static programs need a word to lintian.
-                native, arm64 = ({line for line in tree(one) if "lintian" not in line} for one in (PACKAGES[name], package))
+                native, arm64 = (
+                    {line for line in tree(one) if "lintian" not in line}
+                    for one in (PACKAGES[name], package)
+                )
                 self.assertEqual(arm64, native)
                 for kind in ("Depends", "Recommends"):
-                    wanted = {need for need in field(PACKAGES[name], kind).split(", ") if not need.startswith(("lib", "zlib"))}
+                    wanted = {
+                        need
+                        for need in field(PACKAGES[name], kind).split(", ")
+                        if not need.startswith(("lib", "zlib"))
+                    }
                     self.assertLessEqual(wanted, set(field(package, kind).split(", ")))
                 self.assertNotRegex(field(package, "Depends"), r"\blib(c6|glib|fdt)")
 
@@ -128,20 +141,31 @@ class Contents(unittest.TestCase):
                 self.assertIn("AArch64", run("readelf", "--file-header", program))
                 self.assertNotIn("NEEDED", run("readelf", "--dynamic", program))
                 if emulator := os.environ.get("VSVA_QEMU_AARCH64"):
-                    self.assertRegex(run(emulator, program, "--version"), "vhost-user-vsva|QEMU emulator version")
+                    self.assertRegex(
+                        run(emulator, program, "--version"), "vhost-user-vsva|QEMU emulator version"
+                    )
 
     def test_files_in_etc_are_conffiles(self):
         control = self.folder / "control"
         run("dpkg-deb", "--control", PACKAGES["vhost-user-vsva"], control)
         conffiles = (control / "conffiles").read_text(encoding="utf-8").split()
-        files = [f"/{path.relative_to(self.root)}" for path in (self.root / "etc").rglob("*") if path.is_file()]
+        files = [
+            f"/{path.relative_to(self.root)}"
+            for path in (self.root / "etc").rglob("*")
+            if path.is_file()
+        ]
         self.assertEqual(sorted(conffiles), sorted(files))
 
     def test_man_pages_are_well_formed(self):
         for path in (self.folder).glob(f"*/{MAN}/*/*.gz"):
             with self.subTest(path.name):
-                done = subprocess.run(["man", "--warnings", "-E", "UTF-8", "-l", path], capture_output=True, text=True, check=True,
-                                      env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8"})
+                done = subprocess.run(
+                    ["man", "--warnings", "-E", "UTF-8", "-l", path],
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                    env={**os.environ, "MANWIDTH": "80", "LC_ALL": "C.UTF-8"},
+                )
                 self.assertEqual(done.stderr, "")
                 self.assertIn("NAME", done.stdout)
 
@@ -149,12 +173,16 @@ class Contents(unittest.TestCase):
         for page, (program, *words) in PAGES.items():
             with self.subTest(page):
                 help_text = run(self.root / program, *words, "--help")
-                self.assertEqual(options_of_page(self.root / MAN / f"{page}.gz"), options_in(help_text))
+                self.assertEqual(
+                    options_of_page(self.root / MAN / f"{page}.gz"), options_in(help_text)
+                )
 
     def test_completions_have_the_options_of_the_programs_and_their_shells_load_them(self):
         for program, commands in COMPLETED.items():
             program = self.root / program
-            wanted = set().union(*(options_in(run(program, *words, "--help")) for words in commands))
+            wanted = set().union(
+                *(options_in(run(program, *words, "--help")) for words in commands)
+            )
             for shell, path in COMPLETIONS.items():
                 path = self.root / path.format(program.name)
                 with self.subTest(program.name, shell=shell):
@@ -166,7 +194,9 @@ class Contents(unittest.TestCase):
                         run(shell, "-n", path)
 
     def test_licences_of_the_crates_are_there(self):
-        text = gzip.decompress((self.root / "usr/share/doc/vhost-user-vsva/crates.gz").read_bytes()).decode()
+        text = gzip.decompress(
+            (self.root / "usr/share/doc/vhost-user-vsva/crates.gz").read_bytes()
+        ).decode()
         for crate in ("clap", "vhost-user-backend", "vm-memory", "rustix"):
             self.assertRegex(text, rf"(?m)^{crate} [\d.]+: ")
         self.assertIn("Permission is hereby granted, free of charge", text)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""The Debian packages are installed, upgraded under a running domain, removed and purged, on Debian 13 and 12."""
+"""The Debian packages are installed, upgraded under a running domain, removed and purged, on
+Debian 13 and 12.
+"""
 
 import os
 from dataclasses import replace
@@ -22,7 +24,9 @@ class Life(LibvirtTest):
         """A host with both packages, by apt."""
         root = os.environ.get(f"VSVA_PACKAGE_ROOT_{suite.upper()}")
         if not root:
-            self.skipTest(os.environ.get("VSVA_PACKAGE_HINDRANCE", f"there is no folder with Debian {suite}"))
+            self.skipTest(
+                os.environ.get("VSVA_PACKAGE_HINDRANCE", f"there is no folder with Debian {suite}")
+            )
         self.environment = replace(self.environment, libvirt_root=Path(root))
         host = self.new_host(suite, deployed=False, qemu=False)
         copy_packages(host, FOLDER)
@@ -30,10 +34,14 @@ class Life(LibvirtTest):
         return host
 
     def installed_as(self, host):
-        return host.run("dpkg-query", "--show", "--showformat=${db:Status-Status}", NAME, check=False).stdout
+        return host.run(
+            "dpkg-query", "--show", "--showformat=${db:Status-Status}", NAME, check=False
+        ).stdout
 
     def executed(self, domain):
-        pid = domain.host.run("systemctl", "show", "--value", "--property=MainPID", domain.service).stdout.strip()
+        pid = domain.host.run(
+            "systemctl", "show", "--value", "--property=MainPID", domain.service
+        ).stdout.strip()
         return domain.host.run("readlink", f"/proc/{pid}/exe").stdout.strip()
 
     def assert_installed(self, host):
@@ -45,7 +53,10 @@ class Life(LibvirtTest):
         self.assertIn("socket-path", host.run("bash", "-c", f"MANPAGER=cat man {NAME}").stdout)
         completed = "_completion_loader vhost-user-vsva; complete -p vhost-user-vsva"
         host.run("bash", "-c", f". /usr/share/bash-completion/bash_completion; {completed}")
-        for shell, path in (("zsh", "zsh/vendor-completions/_vhost-user-vsva"), ("fish", "fish/vendor_completions.d/vhost-user-vsva.fish")):
+        for shell, path in (
+            ("zsh", "zsh/vendor-completions/_vhost-user-vsva"),
+            ("fish", "fish/vendor_completions.d/vhost-user-vsva.fish"),
+        ):
             host.run(shell, "-n", f"/usr/share/{path}")
         host.run("systemctl", "restart", "libvirtd")
         report = host.run("vsva-check-host", check=False).stdout
@@ -77,7 +88,9 @@ class Life(LibvirtTest):
         self.assert_all_done(domain, 208)
         self.assert_never_paused(domain, since)
 
-        self.assert_command_fails("domains with the device are running", host.run, "dpkg", "--remove", NAME)
+        self.assert_command_fails(
+            "domains with the device are running", host.run, "dpkg", "--remove", NAME
+        )
         self.assertEqual(self.installed_as(host), "installed")
         self.assertTrue(host.active(domain.service))
         domain.virsh("destroy")
@@ -89,10 +102,20 @@ class Life(LibvirtTest):
         self.assertEqual(self.installed_as(host), "config-files")
         self.assertFalse(host.path("/usr/libexec/vhost-user-vsva").exists())
         self.assertTrue(host.path(PROFILE).exists())
-        host.run("mkdir", "-p", "/var/log/vhost-user-vsva", "/var/log/private/vhost-user-vsva/of-a-domain")
+        host.run(
+            "mkdir",
+            "-p",
+            "/var/log/vhost-user-vsva",
+            "/var/log/private/vhost-user-vsva/of-a-domain",
+        )
         host.run("dpkg", "--purge", *packages())
-        self.assertEqual(host.run("find", "/etc", "/usr", "/var/lib/dpkg", "/var/log", "-name", "*vsva*").stdout, "")
-        self.assertIn("QEMU emulator version", host.run("/usr/bin/qemu-system-aarch64", "--version").stdout)
+        self.assertEqual(
+            host.run("find", "/etc", "/usr", "/var/lib/dpkg", "/var/log", "-name", "*vsva*").stdout,
+            "",
+        )
+        self.assertIn(
+            "QEMU emulator version", host.run("/usr/bin/qemu-system-aarch64", "--version").stdout
+        )
 
     def test_packages_on_debian_13_are_upgraded_under_a_domain_and_leave_nothing(self):
         self.live("trixie")

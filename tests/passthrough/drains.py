@@ -62,7 +62,10 @@ class ImpatientDriver(PassthroughTest):
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
         line = 0
         for _ in range(3):
-            line = self.host.console.wait(lambda line: NOT_STOPPED in line, NOT_STOPPED, 60, line)[0] + 1
+            line = (
+                self.host.console.wait(lambda line: NOT_STOPPED in line, NOT_STOPPED, 60, line)[0]
+                + 1
+            )
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
         source.guest.release_faults()
         self.assert_migrated(source, destination, since)

@@ -24,7 +24,9 @@ class PassthroughFaults(PassthroughTest):
         self.assertGreaterEqual(self.assert_stalls_ended_once().retried, faults)
 
     def test_migration_in_the_order_of_plain_qemu_fails_with_a_fault_outstanding(self):
-        """The vCPUs stop first, so nobody answers the fault, and the device cannot be stopped any more."""
+        """The vCPUs stop first, so nobody answers the fault, and the device cannot be stopped
+        any more.
+        """
         source, destination = self.new_pair(vsva={"x-unsafe-no-drain": "on"})
         self.hold_faults(source, 1)
         since = self.start_migration(source, destination)
@@ -78,7 +80,9 @@ class OneDevice(PassthroughTest):
         vm.quit()
         self.assertEqual(self.assert_stalls_ended_once().aborted, 0)
 
-    def test_qemu_and_backend_killed_with_faults_outstanding_leave_the_device_to_the_next_ones(self):
+    def test_qemu_and_backend_killed_with_faults_outstanding_leave_the_device_to_the_next_ones(
+        self,
+    ):
         vm, backend = self.new_vm_with_faults()
         backend.kill()
         vm.kill()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""A device that is passed through to a guest without an IOMMU: what works before faults come into it."""
+"""A device that is passed through to a guest without an IOMMU: what works before faults come
+into it.
+"""
 
 from avocado_vsva.qmp import ExecuteError
 
@@ -23,7 +25,10 @@ class PlainPassthrough(PassthroughTest):
         self.assertEqual((device["id"], device["version"], device["slots"]), (DEVICE_ID, 1, SLOTS))
         self.assertEqual(vm.guest.cmd("dma 50", 120)["done"], 50)
         device = vm.guest.cmd("status")["device"]
-        self.assertEqual((device["next"], device["started"], device["completed"], device["aborted"]), (50, 50, 50, 0))
+        self.assertEqual(
+            (device["next"], device["started"], device["completed"], device["aborted"]),
+            (50, 50, 50, 0),
+        )
 
     def test_portal_that_is_not_mapped_takes_the_stores_of_the_guest(self):
         vm = self.new_vm(driver="vfio-pci", device={"x-no-mmap": "on"}).boot()

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""VFIO's migration of a device by a variant driver, between two devices of one host; without faults."""
+"""VFIO's migration of a device by a variant driver, between two devices of one host; without
+faults.
+"""
 
 from avocado_vsva import migration
 
@@ -19,8 +21,10 @@ class PlainMigration(PassthroughTest):
         """The guest has done so many in all its life, and the device remembers them."""
         self.assertEqual(vm.guest.cmd(f"dma {BATCH}", 120)["total"], total)
         device = vm.guest.cmd("status")["device"]
-        self.assertEqual((device["next"], device["completed"], device["aborted"], device["bad_desc"]),
-                         (total, total, 0, 0))
+        self.assertEqual(
+            (device["next"], device["completed"], device["aborted"], device["bad_desc"]),
+            (total, total, 0, 0),
+        )
 
     def migrate(self, source, name):
         destination = self.new_vm(name, incoming=True)
@@ -85,7 +89,9 @@ class PlainMigration(PassthroughTest):
         self.assert_device_works(source, 2 * BATCH)
 
     def test_migration_to_device_that_cannot_load_the_state_says_so_and_resets_it(self):
-        """Without vsva= QEMU lets the device load when the VM runs: the source has been told that all is well."""
+        """Without vsva= QEMU lets the device load when the VM runs: the source has been told
+        that all is well.
+        """
         source = self.new_vm().boot()
         self.assert_device_works(source, BATCH)
         destination = self.new_vm("destination", incoming=True)
@@ -105,7 +111,9 @@ class PreCopyMigration(PlainMigration):
     driver_options = "stop_timeout_ms=3000 p2p=1 pre_copy=1"
 
     def assert_works_although_not_saved(self, vm):
-        """QEMU resets a device that does not go from PRE_COPY to STOP_COPY, and without a driver the guest knows not."""
+        """QEMU resets a device that does not go from PRE_COPY to STOP_COPY, and without a driver
+        the guest knows not.
+        """
         if vm.guest.cmd("status")["device"]["ctrl"]:
             self.assert_device_works(vm, 2 * BATCH)
         else:

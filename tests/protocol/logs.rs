@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Who reads the messages and the event log, or does not, holds nobody; nor does who makes the process talk.
+//! Who reads the messages and the event log, or does not, holds nobody; nor does who makes the
+//! process talk.
 
 use std::{
     fs::File,

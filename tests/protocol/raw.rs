@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! vhost-user requests byte by byte, as the document has them: what no library of a front end would send.
+//! vhost-user requests byte by byte, as the document has them: what no library of a front end would
+//! send.
 
 use std::{
     io::{IoSlice, IoSliceMut, Read},

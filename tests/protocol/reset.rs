@@ -33,7 +33,8 @@ fn assert_as_new(frontend: &mut Frontend) {
     assert_eq!(new.phase.get(), Phase::Running as u32);
 }
 
-/// A new front end on this back-end serves the faults and submissions of device 0, and nothing comes before them.
+/// A new front end on this back-end serves the faults and submissions of device 0, and nothing
+/// comes before them.
 fn assert_serves(vm: &mut OneDevice) {
     let (cookie, event) = vm.stall(0x7000);
     vm.resume(&event);
@@ -50,7 +51,8 @@ fn assert_serves(vm: &mut OneDevice) {
     }
 }
 
-/// A front end that drains, with a fault outstanding and two submissions queued. Returns the fault's cookie.
+/// A front end that drains, with a fault outstanding and two submissions queued. Returns the
+/// fault's cookie.
 fn draining(backend: &Backend) -> (OneDevice, u32) {
     let mut vm = OneDevice::new(backend);
     let (cookie, _) = vm.stall(0x1000);

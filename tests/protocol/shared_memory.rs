@@ -110,7 +110,8 @@ fn test_status_read_while_faults_are_served_is_always_of_one_step() {
                 let outstanding = u64::from(status.outstanding.get());
                 let (read, answered) = (status.faults_read.get(), status.faults_answered.get());
                 assert_eq!(read, answered + outstanding, "{status:?}");
-                // Answered by the guest, it is not among the oldest; written, it is not outstanding.
+                // Answered by the guest, it is not among the oldest; written, it is not
+                // outstanding.
                 let oldest = status.oldest_flags.get() != 0;
                 assert!(outstanding > 0 || !oldest, "{status:?}");
                 reads += 1;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a front end finds in each phase, after a load, and in a back-end that has been started anew.
+//! What a front end finds in each phase, after a load, and in a back-end that has been started
+//! anew.
 
 use std::{os::fd::AsFd, time::Duration};
 

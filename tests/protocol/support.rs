@@ -101,7 +101,8 @@ impl Backend {
         frontend
     }
 
-    /// The names of the open descriptors' files, once all requests of `frontend` have been dealt with.
+    /// The names of the open descriptors' files, once all requests of `frontend` have been dealt
+    /// with.
     pub fn descriptors(&self, frontend: &mut Frontend) -> Vec<String> {
         frontend.config().unwrap();
         let mut names: Vec<String> = fs::read_dir(format!("/proc/{}/fd", self.child.id()))
@@ -198,8 +199,8 @@ fn spawn_to_fail(
     (child, messages)
 }
 
-/// Makes the messages of a child a part of what the test prints, so that they are seen when it fails, and do not come
-/// between a test's name and its outcome.
+/// Makes the messages of a child a part of what the test prints, so that they are seen when it
+/// fails, and do not come between a test's name and its outcome.
 pub fn show_messages(child: &mut Child) -> JoinHandle<String> {
     let stderr = child.stderr.take().expect("stderr is piped");
     thread::spawn(move || {
@@ -364,7 +365,8 @@ impl FaultSource {
     }
 }
 
-/// Device `device` with SID `0x10 + device`, `dev_id` `100 + device`, on the channel of its own number.
+/// Device `device` with SID `0x10 + device`, `dev_id` `100 + device`, on the channel of its own
+/// number.
 pub fn attachment(device: u32) -> Attachment {
     Attachment {
         device,

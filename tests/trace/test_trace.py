@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-What `--trace` and `vhost-user-vsva trace` write, read with the schema of Perfetto that PyPI's package brings.
+What `--trace` and `vhost-user-vsva trace` write, read with the schema of Perfetto that PyPI's
+package brings.
 
 VSVA_BACKEND names the program.
 """
@@ -33,7 +34,9 @@ class Slice:
 
 
 class Trace:
-    """Slices and instants by track, and what each flow leads through. Each rule of the format is checked on the way."""
+    """Slices and instants by track, and what each flow leads through. Each rule of the format is
+    checked on the way.
+    """
 
     def __init__(self, test, data):
         trace = pb.Trace()
@@ -105,8 +108,11 @@ class Traces(unittest.TestCase):
     def ask(self, vm):
         """The trace of a program that runs."""
         output = self.folder / f"{vm.name}.asked"
-        subprocess.run([*program(), "trace", "--output", output, self.folder / f"{vm.name}.status.sock"],
-                       check=True, stdout=subprocess.PIPE)
+        subprocess.run(
+            [*program(), "trace", "--output", output, self.folder / f"{vm.name}.status.sock"],
+            check=True,
+            stdout=subprocess.PIPE,
+        )
         return Trace(self, output.read_bytes())
 
     def end(self, vm):
@@ -195,7 +201,9 @@ class Traces(unittest.TestCase):
         vms = self.migrate("--trace", str(self.folder / "{}.trace"))
         for vm in vms:
             self.end(vm)
-        source, destination = (Trace(self, (self.folder / f"{vm.name}.trace").read_bytes()) for vm in vms)
+        source, destination = (
+            Trace(self, (self.folder / f"{vm.name}.trace").read_bytes()) for vm in vms
+        )
         self.check(source, destination)
         ends = [[one.name for one in trace.of("front end")] for trace in (source, destination)]
         self.assertEqual(ends, [["connected", "begins anew", "disconnected"]] * 2)
@@ -217,7 +225,9 @@ class Traces(unittest.TestCase):
             self.end(vm)
         both = b"".join((self.folder / f"{vm.name}.trace").read_bytes() for vm in vms)
         trace = Trace(self, both)
-        processes = [track.process.pid for track in trace.tracks.values() if track.HasField("process")]
+        processes = [
+            track.process.pid for track in trace.tracks.values() if track.HasField("process")
+        ]
         self.assertEqual(processes, [vm.process.pid for vm in vms])
 
 

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 //! `vsva-manual FOLDER` writes into FOLDER what is made from the options of vhost-user-vsva:
-//! `man/vhost-user-vsva.1`, a page for each subcommand, `bash/vhost-user-vsva`, `zsh/_vhost-user-vsva`
-//! and `fish/vhost-user-vsva.fish`.
+//! `man/vhost-user-vsva.1`, a page for each subcommand, `bash/vhost-user-vsva`,
+//! `zsh/_vhost-user-vsva` and `fish/vhost-user-vsva.fish`.
 
 use std::{env, fs, io, path::Path, process::ExitCode};
 

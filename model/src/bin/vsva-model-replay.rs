@@ -13,7 +13,8 @@ use vsva_model::trace::{replay, BackEndLog, Inputs};
 #[derive(Parser)]
 #[command(version)]
 struct Args {
-    /// A trace log of QEMU; may be repeated. A state that one of them has loaded must be saved by another.
+    /// A trace log of QEMU; may be repeated. A state that one of them has loaded must be saved by
+    /// another.
     #[arg(long = "qemu", value_name = "TRACE", required = true)]
     traces: Vec<PathBuf>,
     /// The event log of the back-end of one of these; may be repeated.

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! A front end as a pure state machine.
 //!
-//! [`steps`](self) are what a front end may do, and refuse what the rules forbid; they are also what a trace consists of.
-//! The policy is what it does of its own accord: when somebody wants a drain, when a timer fires, when the VM starts.
+//! [`steps`](self) are what a front end may do, and refuse what the rules forbid; they are also
+//! what a trace consists of. The policy is what it does of its own accord: when somebody wants a
+//! drain, when a timer fires, when the VM starts.
 
 mod copies;
 mod policy;
@@ -174,8 +175,8 @@ impl fmt::Display for FrontEnd {
 }
 
 impl FrontEnd {
-    /// A front end in phase RUNNING whose back-end takes `max_pending` submissions. `reserve` of them are for a VM that is
-    /// being stopped.
+    /// A front end in phase RUNNING whose back-end takes `max_pending` submissions. `reserve` of
+    /// them are for a VM that is being stopped.
     pub fn new(rules: Rules, max_pending: u64, reserve: u64, devices: Devices) -> Self {
         Self {
             rules,

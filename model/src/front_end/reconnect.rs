@@ -31,7 +31,8 @@ impl FrontEnd {
         self.restates()
     }
 
-    /// Connects to a back-end that has nothing of this front end: another process, or after RESET_DEVICE.
+    /// Connects to a back-end that has nothing of this front end: another process, or after
+    /// RESET_DEVICE.
     pub fn connects_anew(&mut self) -> Result<(), Violation> {
         self.connects()?;
         self.untaken.clear();
@@ -59,7 +60,8 @@ impl FrontEnd {
             }
         }
         if self.phase == Phase::Running {
-            // Nothing is pending, but the back-end may still be in a drain, and nobody knows in which.
+            // Nothing is pending, but the back-end may still be in a drain, and nobody knows in
+            // which.
             self.post(Post::Release { generation: 0 });
             return Ok(());
         }

@@ -10,7 +10,8 @@ pub struct Rules {
     pub reserve: bool,
     /// F4: a VM that stops in RELEASING takes the release back.
     pub take_back: bool,
-    /// F5: a VM is not saved while something moves, and nothing is executed into a VM that is being saved.
+    /// F5: a VM is not saved while something moves, and nothing is executed into a VM that is being
+    /// saved.
     pub saved_at_rest: bool,
     /// F6: DRAINED ends by itself.
     pub drained_ends: bool,
@@ -24,7 +25,8 @@ pub struct Rules {
     pub recovers: bool,
     /// F11: commands that the back-end has not taken are sent to it again.
     pub commands_again: bool,
-    /// F11: so that no ticket is missing, those that were dropped are sent again as well, for no device.
+    /// F11: so that no ticket is missing, those that were dropped are sent again as well, for no
+    /// device.
     pub dropped_again: bool,
     /// F11: a front end that has executed copies itself begins anew.
     pub anew_if_executed: bool,

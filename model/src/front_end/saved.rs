@@ -57,7 +57,8 @@ impl FrontEnd {
         }
     }
 
-    /// A stopped VM that has been loaded: `pending` are the tickets and devices of the back-end's state.
+    /// A stopped VM that has been loaded: `pending` are the tickets and devices of the back-end's
+    /// state.
     pub fn load(
         rules: Rules,
         (max_pending, reserve): (u64, u64),

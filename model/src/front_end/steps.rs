@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a front end may do, and what its back-end may tell it. Whatever the rules forbid is a [`Violation`].
+//! What a front end may do, and what its back-end may tell it. Whatever the rules forbid is a
+//! [`Violation`].
 
 use super::{violation, Execution, FrontEnd, Phase, Post, Violation, Vm};
 
@@ -64,7 +65,8 @@ impl FrontEnd {
         Ok(true)
     }
 
-    /// The drain has failed: DRAIN_FAILED, or a reason of the front end's own (`generation` is its own then).
+    /// The drain has failed: DRAIN_FAILED, or a reason of the front end's own (`generation` is its
+    /// own then).
     pub fn drain_failed(&mut self, generation: u64, from_back_end: bool) -> bool {
         let draining = matches!(self.phase, Phase::Draining | Phase::Drained);
         if generation != self.generation || !draining {
@@ -207,7 +209,8 @@ impl FrontEnd {
         }
     }
 
-    /// F11: without a back-end the portals go back to the fast path when all copies have been executed.
+    /// F11: without a back-end the portals go back to the fast path when all copies have been
+    /// executed.
     pub fn recovered(&mut self) -> Result<(), Violation> {
         if self.connected || self.vm != Vm::Running {
             let (phase, vm) = (self.phase, self.vm);
@@ -299,7 +302,8 @@ impl FrontEnd {
         self.generation = self.generation.max(generation);
     }
 
-    /// The VM is going to be replaced by one that is loaded: what it has submitted is not executed any more.
+    /// The VM is going to be replaced by one that is loaded: what it has submitted is not executed
+    /// any more.
     pub fn begin_load(&mut self) {
         self.vm = Vm::Loading;
         self.copies.drop_devices(|_| true);

@@ -63,8 +63,8 @@ pub fn check_portal(front: &Posted, back: &Connection) -> Result<(), Misfit> {
     Ok(())
 }
 
-/// The front end has acted on what the back-end has sent, in order. It may have ignored what was of another generation,
-/// but no REPLAY. Returns whether it has taken all that was sent.
+/// The front end has acted on what the back-end has sent, in order. It may have ignored what was of
+/// another generation, but no REPLAY. Returns whether it has taken all that was sent.
 pub fn check_events(front: &Posted, back: &Connection) -> Result<bool, Misfit> {
     let mut sent = back.sent.iter();
     for (of, received) in &front.received {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! What QEMU and back-ends have recorded, fed to the front end's state machine.
 //!
-//! A trace may end anywhere: programs are killed. What it has must follow the rules of docs/protocol.md, section 10.
+//! A trace may end anywhere: programs are killed. What it has must follow the rules of
+//! docs/protocol.md, section 10.
 
 mod events;
 mod lanes;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! QEMU's trace log (`-D FILE -trace ... -msg timestamp=on`): a time stamp and a trace event a line.
+//! QEMU's trace log (`-D FILE -trace ... -msg timestamp=on`): a time stamp and a trace event a
+//! line.
 
 use super::Place;
 
@@ -90,7 +91,8 @@ pub enum Reason {
     Own,
     /// DRAIN_FAILED.
     BackEnd,
-    /// Faults were outstanding for too long: DRAIN_FAILED if the time is the drain's, else a `stop` that waited.
+    /// Faults were outstanding for too long: DRAIN_FAILED if the time is the drain's, else a `stop`
+    /// that waited.
     NotWithin { ms: u64 },
 }
 

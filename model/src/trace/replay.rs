@@ -16,7 +16,8 @@ use crate::front_end::{violation, Violation};
 pub struct BackEndLog {
     /// The event log.
     pub events: PathBuf,
-    /// The trace of the QEMU. For several of them name both files again, in the order of their connections.
+    /// The trace of the QEMU. For several of them name both files again, in the order of their
+    /// connections.
     pub trace: PathBuf,
     /// The id of its vhost-user-vsva device, if it has more than one.
     pub id: Option<String>,
@@ -230,7 +231,8 @@ impl<'a> Trace<'a> {
     }
 }
 
-/// The connections of a back-end on which a front end has begun anew, and how many messages they had.
+/// The connections of a back-end on which a front end has begun anew, and how many messages they
+/// had.
 fn connections(path: &Path, text: &str) -> Result<Vec<Connection>, TraceError> {
     let mut all = Vec::new();
     for place in lines(text) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What can happen, one step at a time. In QEMU's terms each step but the back-end's and the function's holds the BQL, and
-//! between two steps anybody else can have it.
+//! What can happen, one step at a time. In QEMU's terms each step but the back-end's and the
+//! function's holds the BQL, and between two steps anybody else can have it.
 
 use vhost_user_vsva::core::Core;
 use vsva_model::front_end::{Phase, Ready, Submitted, Timer, User, Vm};

@@ -35,7 +35,8 @@ impl World {
         }
     }
 
-    /// A new connection: to the same back-end, or (`anew`) to one that has nothing of this front end.
+    /// A new connection: to the same back-end, or (`anew`) to one that has nothing of this front
+    /// end.
     pub fn connect(&mut self, anew: bool) {
         // Whoever was told that the VM may be stopped is told of the loss.
         self.asked = false;

@@ -98,8 +98,8 @@ pub struct World {
     pub events: VecDeque<Event>,
     pub functions: [Function; DEVICES],
     pub attached: [bool; DEVICES],
-    /// What the guest has written and the functions have not got, by ticket and device: what there must be, whatever
-    /// happens.
+    /// What the guest has written and the functions have not got, by ticket and device: what there
+    /// must be, whatever happens.
     pub queue: VecDeque<(u64, u32)>,
     /// The events in the guest's queue: device and STAG.
     pub guest: Vec<(u32, u16)>,
@@ -544,7 +544,8 @@ impl World {
         }
     }
 
-    /// The save is complete: both rings are empty. The VM goes on here, or (`there`) at the destination.
+    /// The save is complete: both rings are empty. The VM goes on here, or (`there`) at the
+    /// destination.
     pub fn end_save(&mut self, there: bool) {
         let Some(memory) = self.memory.take() else {
             return;

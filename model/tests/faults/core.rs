@@ -204,7 +204,8 @@ impl World {
             .position(|group| group.as_ref().is_some_and(&is))
     }
 
-    /// The core has forgotten groups that the kernel has aborted: the guest can answer them in vain.
+    /// The core has forgotten groups that the kernel has aborted: the guest can answer them in
+    /// vain.
     pub fn forgotten(&mut self, channel: usize, is: impl Fn(u32, Place) -> bool) {
         for index in 0..self.groups.len() {
             let Some(group) = &self.groups[index] else {

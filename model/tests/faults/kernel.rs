@@ -30,7 +30,8 @@ pub enum Record {
 pub struct Group {
     pub device: u8,
     pub place: Place,
-    /// The cookie by which the core knows it; it was aborted by the kernel if that has given it to another group.
+    /// The cookie by which the core knows it; it was aborted by the kernel if that has given it to
+    /// another group.
     pub cookie: u32,
     pub records: Vec<Record>,
     /// The core answers it INVALID whatever the guest says.

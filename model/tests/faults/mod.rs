@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The back-end's core with two devices and their fault files of the kernel: cookies, page tables that are replaced,
-//! page request groups, vEVENTQs. The front end only drains and releases here; the rest of it is in the other model.
+//! The back-end's core with two devices and their fault files of the kernel: cookies, page tables
+//! that are replaced, page request groups, vEVENTQs. The front end only drains and releases here;
+//! the rest of it is in the other model.
 
 mod actions;
 mod check;
@@ -61,7 +62,8 @@ pub struct Setup {
     pub max_faults: u32,
     /// Of each device, 0 for a fair share.
     pub max_outstanding: u32,
-    /// The two threads of the shell do their jobs part by part, else each is done with all of its jobs at once.
+    /// The two threads of the shell do their jobs part by part, else each is done with all of its
+    /// jobs at once.
     pub threads: bool,
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The threads of the shell. Each makes steps of the core and does what the core wants then, and nothing else; between
-//! two parts of a job the other one can do anything.
+//! The threads of the shell. Each makes steps of the core and does what the core wants then, and
+//! nothing else; between two parts of a job the other one can do anything.
 
 use vhost_user_vsva::core::Job;
 
@@ -123,7 +123,8 @@ impl World {
         }
     }
 
-    /// Whether the guest's answer to a group could be written, and has not been. What is refused is the engine's.
+    /// Whether the guest's answer to a group could be written, and has not been. What is refused is
+    /// the engine's.
     fn owes_answer(&self) -> bool {
         self.groups.iter().flatten().any(|group| {
             let device = usize::from(group.device);
@@ -135,7 +136,8 @@ impl World {
         })
     }
 
-    /// Reads the channel to its end, as far as there is room. Without room it is not waited for any more.
+    /// Reads the channel to its end, as far as there is room. Without room it is not waited for any
+    /// more.
     pub fn reads(&mut self, channel: usize) {
         if !self.open[channel] {
             return;

@@ -140,7 +140,8 @@ impl World {
         });
     }
 
-    /// What the core has of the device is aborted; nothing more of what it has in part reaches the guest.
+    /// What the core has of the device is aborted; nothing more of what it has in part reaches the
+    /// guest.
     pub fn gone(&mut self, device: usize) {
         self.aborts(device);
         for group in self.groups.iter_mut().flatten() {

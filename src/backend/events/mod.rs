@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What happens in the back-end, told to all who want to know: the messages on stderr, the event log,
-//! the trace, and the figures and last events that the status socket shows.
+//! What happens in the back-end, told to all who want to know: the messages on stderr, the event
+//! log, the trace, and the figures and last events that the status socket shows.
 //!
 //! Every event of the core and of the shell passes through [`Events::happened`], in the thread that
 //! made it. The core's do so with the core's lock held, so nothing here may wait or allocate.

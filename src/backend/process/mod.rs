@@ -48,13 +48,12 @@ use crate::{
     trace::Tracer,
 };
 
-/// What `--print-capabilities` prints. By the layout of the recovery area whoever wants to replace a
-/// process sees beforehand whether another program can go on where it is.
+/// What `--print-capabilities` prints. By the layout of the recovery area whoever wants to replace
+/// a process sees beforehand whether another program can go on where it is.
 pub fn capabilities() -> String {
-    format!(
-        r#"{{"type": "vsva", "features": ["migration-blocking", "device-state"], "recovery-layout": {}}}"#,
-        recovery::layout::VERSION
-    )
+    let features = r#"["migration-blocking", "device-state"]"#;
+    let layout = recovery::layout::VERSION;
+    format!(r#"{{"type": "vsva", "features": {features}, "recovery-layout": {layout}}}"#)
 }
 
 /// How long a connection may take to end, when the process is to end.

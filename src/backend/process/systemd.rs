@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
-//! What systemd wants of a service: its socket taken over, word when it is ready, and word again and
-//! again that it goes on.
+//! What systemd wants of a service: its socket taken over, word when it is ready, and word again
+//! and again that it goes on.
 
 use std::{
     env, io,

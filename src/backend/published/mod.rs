@@ -18,7 +18,8 @@ use crate::{
     status::board::Board,
 };
 
-/// The state machine; its events go where those of the shell go, and make the figures of the status.
+/// The state machine; its events go where those of the shell go, and make the figures of the
+/// status.
 pub type LoggedCore = Core<CoreEvents>;
 
 /// The core under its lock, which is held for pure steps only. Each step is published.

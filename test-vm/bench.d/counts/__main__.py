@@ -47,12 +47,16 @@ def judge(counts, baseline):
         if now > most:
             wrong.append(f"{name}: {now:g}, and it was {before:g} (at most {most:g} is let pass)")
         elif now < 2 * before - most:
-            print(f"{name}: {now:g} is less than the {before:g} of the baseline, which may be renewed")
+            print(
+                f"{name}: {now:g} is less than the {before:g} of the baseline, which may be renewed"
+            )
     return wrong
 
 
 def most(name, count):
-    """What is let pass: compilers differ, and a system call or two is a matter of who was faster."""
+    """What is let pass: compilers differ, and a system call or two is a matter of who was
+    faster.
+    """
     share, more = {"system": (0.05, 0.02)}.get(name.split()[0], (0.15, 0.05))
     return round(count * (1 + share) + more, 3)
 

@@ -28,7 +28,9 @@ def _drive(counter, backend, bench, kind, times, folder):
         try:
             subprocess.run([bench, "drive", path, kind, str(times)], check=True, timeout=HANG)
             if process.wait(timeout=HANG) != 0:
-                raise RuntimeError(f"{counter[0]}: the back-end has ended with {process.returncode}")
+                raise RuntimeError(
+                    f"{counter[0]}: the back-end has ended with {process.returncode}"
+                )
         finally:
             process.kill()
 
@@ -58,7 +60,9 @@ def instructions(backend, bench, kind, times, folder):
     """Instructions of all threads but the main one."""
     total = 0
     for file in _callgrind(backend, bench, kind, times, folder):
-        found = re.search(r"^(?:totals|summary): (\d+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+        found = re.search(
+            r"^(?:totals|summary): (\d+)", file.read_text(encoding="utf-8"), re.MULTILINE
+        )
         total += int(found.group(1)) if found else 0
     return total
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""report FOLDER: the table of FOLDER/results.json on stdout, and as table.md and plots beside it."""
+"""report FOLDER: the table of FOLDER/results.json on stdout, and as table.md and plots beside
+it.
+"""
 
 import json
 import sys

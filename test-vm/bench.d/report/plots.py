@@ -58,9 +58,12 @@ def write_ratios(path, results):
     if not entries:
         return
     values = [1.0, *(entry["ratio"] for entry in entries), *filter(None, map(_limit, entries))]
-    svg, axis = _begin("Ratios to the floor or peer of the same run",
-                       "Green: the target (black mark) is met. Red: it is missed. Grey: there is none.",
-                       entries, values)
+    svg, axis = _begin(
+        "Ratios to the floor or peer of the same run",
+        "Green: the target (black mark) is met. Red: it is missed. Grey: there is none.",
+        entries,
+        values,
+    )
     for index, entry in enumerate(entries):
         y = TOP + index * ROW
         first, last = sorted((axis.at(1.0), axis.at(entry["ratio"])))
@@ -78,8 +81,12 @@ def write_rounds(path, results):
     if not entries:
         return
     values = [value for entry in entries for value in entry["runs"] if value > 0]
-    svg, axis = _begin("The same ratio, round by round", "A dot is a round of each of the two, by turns.",
-                       entries, values)
+    svg, axis = _begin(
+        "The same ratio, round by round",
+        "A dot is a round of each of the two, by turns.",
+        entries,
+        values,
+    )
     for index, entry in enumerate(entries):
         for value in entry["runs"]:
             svg.disc(axis.at(value), TOP + index * ROW + 11, 3, _colour(entry))

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Runs the checks against a real kernel in a virtual machine and compares them with the emulated SMMU's own account."""
+"""Runs the checks against a real kernel in a virtual machine and compares them with the emulated
+SMMU's own account.
+"""
 
 import argparse
 import sys
@@ -16,16 +18,30 @@ from console import Console
 def arguments():
     parser = argparse.ArgumentParser(prog="run.d", description=__doc__)
     parser.add_argument("--machine", choices=("nested", "mock"), required=True)
-    parser.add_argument("--stall", choices=("on", "force"), default="on", help="stall model of the emulated SMMU")
+    parser.add_argument(
+        "--stall", choices=("on", "force"), default="on", help="stall model of the emulated SMMU"
+    )
     parser.add_argument("--qemu", type=Path, required=True)
     parser.add_argument("--kernel", type=Path, required=True)
-    parser.add_argument("--rig", type=Path, required=True, help="vsva-kernel-rig, static, for the machine")
-    parser.add_argument("--backend", type=Path, required=True, help="vhost-user-vsva, static, for the machine")
+    parser.add_argument(
+        "--rig", type=Path, required=True, help="vsva-kernel-rig, static, for the machine"
+    )
+    parser.add_argument(
+        "--backend", type=Path, required=True, help="vhost-user-vsva, static, for the machine"
+    )
     parser.add_argument("--suite", type=Path, action="append", default=[],
                         help="a static test program of the crate to run instead of the checks")
-    parser.add_argument("--backend-path", default="vhost-user-vsva", help="where the suites look for the back-end")
-    parser.add_argument("--skip", action="append", default=[], help="tests or checks whose names begin like this")
-    parser.add_argument("--defect", choices=defects.ALL, help="provoke a known defect of the kernel instead of the checks")
+    parser.add_argument(
+        "--backend-path", default="vhost-user-vsva", help="where the suites look for the back-end"
+    )
+    parser.add_argument(
+        "--skip", action="append", default=[], help="tests or checks whose names begin like this"
+    )
+    parser.add_argument(
+        "--defect",
+        choices=defects.ALL,
+        help="provoke a known defect of the kernel instead of the checks",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the logs")
     parser.add_argument("--limit", type=int, default=300, help="seconds that the machine may run")
     parser.add_argument("checks", nargs="*", help="all of them if none is named")
@@ -35,7 +51,8 @@ def arguments():
     return args
 
 
-# With STALL_MODEL 0b10 a stream cannot have its faults terminated; and the load is the same in both models.
+# With STALL_MODEL 0b10 a stream cannot have its faults terminated; and the load is the same in both
+# models.
 NOT_FORCED = ("test_veventq", "test_100000")
 
 
@@ -71,7 +88,10 @@ def main():
     print(f"kernel {console.kernel or '(it did not come up)'}, {variant}")
     with open(args.out / "results.tsv", "w", encoding="utf-8") as table:
         for name, notes, detail in results:
-            print(f"{'FAIL' if notes else 'ok':>6}  {name}" + "".join(f"\n        {note}" for note in notes + detail))
+            print(
+                f"{'FAIL' if notes else 'ok':>6}  {name}"
+                + "".join(f"\n        {note}" for note in notes + detail)
+            )
             table.write(f"{'fail' if notes else 'pass'}\t{name}\t{'; '.join(notes or detail)}\n")
     failed = sum(1 for _, notes, _ in results if notes)
     print(f"{len(results) - failed} passed, {failed} failed")

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 LINE = re.compile(r"^vsva-rig: (\w+)(?: (.*))?$")
 TEST = re.compile(r"^test (\S+)(?: - should panic)? \.\.\. (ok|FAILED|ignored)")
 # What a kernel prints when it has found a mistake of its own.
-KERNEL_TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Internal error:|Unable to handle kernel|Kernel panic|refcount_t:")
+KERNEL_TROUBLE = re.compile(
+    r"WARNING:|BUG:|Oops|Internal error:|Unable to handle kernel|Kernel panic|refcount_t:"
+)
 
 
 @dataclass

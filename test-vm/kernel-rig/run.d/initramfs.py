@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""An initramfs from a few files (cpio, the "newc" format), without root and the same for the same files."""
+"""An initramfs from a few files (cpio, the "newc" format), without root and the same for the
+same files.
+"""
 
 import stat
 from pathlib import PurePath
@@ -13,7 +15,9 @@ def _entry(name, mode, data, inode, device=(0, 0)):
 
 def build(files):
     """The archive; FILES maps names to contents. The console that process 1 gets is in it too."""
-    folders = sorted({"dev", *(str(parent) for name in files for parent in PurePath(name).parents)} - {"."})
+    folders = sorted(
+        {"dev", *(str(parent) for name in files for parent in PurePath(name).parents)} - {"."}
+    )
     entries = [(folder, stat.S_IFDIR | 0o755, b"", (0, 0)) for folder in folders]
     entries.append(("dev/console", stat.S_IFCHR | 0o600, b"", (5, 1)))
     entries += [(name, stat.S_IFREG | 0o755, data, (0, 0)) for name, data in files.items()]

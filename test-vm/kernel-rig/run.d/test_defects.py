@@ -36,16 +36,27 @@ class Judge(unittest.TestCase):
     def test_stall_without_end_that_the_smmu_does_not_have_is_the_defect_and_is_noted(self):
         wrong, notes = judge((ENDLESS, *PASSED), (MARK, HELD, RESUMED))
         self.assertEqual(wrong, [])
-        self.assertEqual(notes, ["this kernel has it: stall without end (1 times)",
-                                 "SMMU: every stall was ended, and yet accesses of the device do not end"])
+        self.assertEqual(
+            notes,
+            [
+                "this kernel has it: stall without end (1 times)",
+                "SMMU: every stall was ended, and yet accesses of the device do not end",
+            ],
+        )
 
     def test_stall_without_end_beside_another_sign_names_both(self):
-        wrong, notes = judge(("refcount_t: underflow; use-after-free.", ENDLESS, *PASSED), (MARK, HELD))
+        wrong, notes = judge(
+            ("refcount_t: underflow; use-after-free.", ENDLESS, *PASSED), (MARK, HELD)
+        )
         self.assertEqual(wrong, [])
-        self.assertEqual(notes[0], "this kernel has it: use after free (1 times), stall without end (1 times)")
+        self.assertEqual(
+            notes[0], "this kernel has it: use after free (1 times), stall without end (1 times)"
+        )
 
     def test_kernel_that_ends_in_the_middle_of_it_has_the_defect(self):
-        wrong, notes = judge(("Internal error: Oops: 0000000096000004", "Kernel panic - not syncing"), (MARK, HELD))
+        wrong, notes = judge(
+            ("Internal error: Oops: 0000000096000004", "Kernel panic - not syncing"), (MARK, HELD)
+        )
         self.assertEqual(wrong, [])
         self.assertEqual(notes[0], "this kernel has it: use after free (1 times)")
 
@@ -62,5 +73,7 @@ class Judge(unittest.TestCase):
         self.assertEqual(wrong, ["SMMU: 1 stalls were never ended: SID 0x8 STAG 0x1"])
 
     def test_machine_that_did_not_begin_fails(self):
-        _, wrong, _ = defects.judge(DETACH, Console.parse(["Booting Linux"]), {0: witness.Account()})
+        _, wrong, _ = defects.judge(
+            DETACH, Console.parse(["Booting Linux"]), {0: witness.Account()}
+        )
         self.assertEqual(wrong, ["the check did not begin"])

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""The emulated SMMU's own account of stalls and of the CMD_RESUMEs that ended them, from QEMU's trace log.
+"""The emulated SMMU's own account of stalls and of the CMD_RESUMEs that ended them, from QEMU's
+trace log.
 
-It knows nothing of the kernel, the back-end or the checks in the guest: it only follows each STAG.
+It knows nothing of the kernel, the back-end or the checks in the guest: it only follows each
+STAG.
 """
 
 import re
@@ -27,7 +29,9 @@ class Account:
         """What contradicts "answered exactly once", or what the check says of itself, in words."""
         found = []
         if self.outstanding:
-            some = ", ".join(f"SID {sid:#x} STAG {stag:#x}" for sid, stag in sorted(self.outstanding)[:4])
+            some = ", ".join(
+                f"SID {sid:#x} STAG {stag:#x}" for sid, stag in sorted(self.outstanding)[:4]
+            )
             found.append(f"{len(self.outstanding)} stalls were never ended: {some}")
         if self.unmatched:
             found.append(f"{self.unmatched} CMD_RESUMEs were for no outstanding stall")

@@ -2,9 +2,9 @@
 """
 Base class of the end-to-end tests, in the style of avocado_qemu.
 
-A test is real QEMU, the real backend and a real guest. Bodies use nothing of avocado but the base class, so
-"python -m unittest" runs them too. What the processes have said is kept, for a failed test, in one folder whose
-name is printed.
+A test is real QEMU, the real backend and a real guest. Bodies use nothing of avocado but the
+base class, so "python -m unittest" runs them too. What the processes have said is kept, for a
+failed test, in one folder whose name is printed.
 """
 
 import functools
@@ -53,7 +53,10 @@ class VsvaTest(avocado.Test):
         super().__init_subclass__(**kwargs)
         for name, member in list(vars(cls).items()):
             if name not in OVERRIDDEN and not name.startswith("_") and hasattr(avocado.Test, name):
-                raise TypeError(f"{cls.__name__}.{name} is an attribute that avocado needs: give it another name")
+                raise TypeError(
+                    f"{cls.__name__}.{name} is an attribute that avocado needs: "
+                    "give it another name"
+                )
             if name.startswith("test_"):
                 setattr(cls, name, _keep_logs_on_failure(member))
 
@@ -63,7 +66,9 @@ class VsvaTest(avocado.Test):
         self.processes = []
         self.backends = []
         self.replay = Replay(self.environment.replay)
-        self.folder = self.environment.out / "tests" / f"{type(self).__name__}.{self._testMethodName}"
+        self.folder = (
+            self.environment.out / "tests" / f"{type(self).__name__}.{self._testMethodName}"
+        )
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.sockets = Path(tempfile.mkdtemp(prefix="vsva-"))
@@ -88,7 +93,9 @@ class VsvaTest(avocado.Test):
         return None
 
     def new_backend(self, name, *options):
-        backend = Backend(self.environment.backend, f"{name}-backend", self.folder, self.sockets, options)
+        backend = Backend(
+            self.environment.backend, f"{name}-backend", self.folder, self.sockets, options
+        )
         self.processes.append(backend.stop)
         self.backends.append(backend)
         return backend
@@ -99,8 +106,14 @@ class VsvaTest(avocado.Test):
         backends = options.get("backends") or {0: options.get("backend")}
         if any(isinstance(backend, StartedByQemu) or getattr(backend, "reconnect_ms", None)
                for backend in backends.values()):
-            return vm  # It has no event log from its first moment, or another one goes on: the rules know neither.
-        self.replay.add(vm, {f"vsva{number}": one for number, one in backends.items() if one}, options.get("vsva"))
+            # It has no event log from its first moment, or another one goes on: the rules know
+            # neither.
+            return vm
+        self.replay.add(
+            vm,
+            {f"vsva{number}": one for number, one in backends.items() if one},
+            options.get("vsva"),
+        )
         return vm
 
     def new_pair(self, source_backend=(), destination_backend=(), **options):
@@ -109,10 +122,14 @@ class VsvaTest(avocado.Test):
         return source, self.new_destination(*destination_backend, **options)
 
     def new_source(self, *backend_options, **options):
-        return self.new_vm("source", backend=self.new_backend("source", *backend_options), **options).boot()
+        return self.new_vm(
+            "source", backend=self.new_backend("source", *backend_options), **options
+        ).boot()
 
     def new_destination(self, *backend_options, name="destination", **options):
-        return self.new_vm(name, backend=self.new_backend(name, *backend_options), incoming=True, **options)
+        return self.new_vm(
+            name, backend=self.new_backend(name, *backend_options), incoming=True, **options
+        )
 
     def uri(self, destination):
         return f"unix:{self.sockets / destination.name}-migration.sock"
@@ -122,7 +139,9 @@ class VsvaTest(avocado.Test):
         return f"file:{self.sockets}/state"
 
     def start_migration(self, source, destination, parameters=None, **capabilities):
-        return migration.start(source, destination, self.uri(destination), parameters, **capabilities)
+        return migration.start(
+            source, destination, self.uri(destination), parameters, **capabilities
+        )
 
     def assert_migrated(self, source, destination, since):
         status = migration.wait_status(source, since)

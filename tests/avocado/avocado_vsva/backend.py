@@ -10,7 +10,9 @@ from .journal import Journal, LineReader
 
 
 class StartedByQemu:
-    """A program that QEMU starts itself, with options or, as on the shortest command line, without."""
+    """A program that QEMU starts itself, with options or, as on the shortest command line,
+    without.
+    """
 
     def __init__(self, program, *options):
         self.program = program
@@ -19,8 +21,8 @@ class StartedByQemu:
 
 class Backend:
     """
-    Started at once; ready (socket bound, listening) when the constructor returns. With reconnect_ms, QEMU connects
-    again when the connection has ended.
+    Started at once; ready (socket bound, listening) when the constructor returns. With
+    reconnect_ms, QEMU connects again when the connection has ended.
     """
 
     reconnect_ms = None
@@ -54,7 +56,9 @@ class Backend:
 
     def wait(self, event, timeout, since=0, **ids):
         def match(record):
-            return record["event"] == event and all(record.get(key) == value for key, value in ids.items())
+            return record["event"] == event and all(
+                record.get(key) == value for key, value in ids.items()
+            )
         return self.events.wait(match, f"{event} {ids or ''}".strip(), timeout, since)[1]
 
     def find(self, event, since=0):

@@ -12,7 +12,9 @@ class DrainBodies:
     def assert_waits_for_answer(self, source, since):
         """The drain has begun and the vCPUs go on while it waits."""
         source.qmp.wait("VSVA_DRAIN_STARTED", 30, since)
-        stop = source.qmp.events.absent(lambda event: event.name == "STOP", WAIT_WITHOUT_STOP, since)
+        stop = source.qmp.events.absent(
+            lambda event: event.name == "STOP", WAIT_WITHOUT_STOP, since
+        )
         self.assertIsNone(stop)
 
     def migrate_with_faults(self, count):
@@ -24,7 +26,9 @@ class DrainBodies:
         source.guest.release_faults()
         self.assert_migrated(source, destination, since)
         self.assert_drained_before_stop(source, since)
-        self.assertGreaterEqual(source.qmp.find("VSVA_DRAIN_COMPLETED", since)[0].data["answered"], count)
+        self.assertGreaterEqual(
+            source.qmp.find("VSVA_DRAIN_COMPLETED", since)[0].data["answered"], count
+        )
         self.assert_all_done(destination, count)
         destination.guest.cmd("dma 0 8 src=fresh dst=fresh")
         self.assert_all_done(destination, count + 8)
@@ -51,7 +55,9 @@ class DrainBodies:
         backend = self.new_backend("source")
         source = self.new_vm(backend=backend, vsva=self.no_deadline).boot()
         destination_backend = self.new_backend("destination")
-        destination = self.new_vm("destination", backend=destination_backend, incoming=True, vsva=self.no_deadline)
+        destination = self.new_vm(
+            "destination", backend=destination_backend, incoming=True, vsva=self.no_deadline
+        )
         self.hold_faults(source, 1)
         since = self.start_migration(source, destination)
         self.assert_waits_for_answer(source, since)

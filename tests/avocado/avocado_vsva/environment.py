@@ -30,7 +30,9 @@ class Environment:
 
 
 def files_of(variables, setter):
-    """The file that each variable of the environment names; `setter` is the command that sets them."""
+    """The file that each variable of the environment names; `setter` is the command that sets
+    them.
+    """
     found, missing = {}, []
     for field, (variable, meaning) in variables.items():
         path = Path(os.environ.get(variable, ""))
@@ -39,5 +41,7 @@ def files_of(variables, setter):
         else:
             missing.append(f"{variable} ({meaning})")
     if missing:
-        raise FileNotFoundError("not set or not a file: " + ", ".join(missing) + f"; {setter} sets all of them")
+        raise FileNotFoundError(
+            "not set or not a file: " + ", ".join(missing) + f"; {setter} sets all of them"
+        )
     return found

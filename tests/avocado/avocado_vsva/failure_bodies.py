@@ -18,7 +18,9 @@ class FailureBodies:
         return request, since
 
     def assert_goes_on_and_migrates(self, source, count, **options):
-        """After a failed migration: all requests end well here, and the next migration takes everything along."""
+        """After a failed migration: all requests end well here, and the next migration takes
+        everything along.
+        """
         source.guest.release_faults()
         self.assert_all_done(source, count)
         second = self.new_destination(name="second", **options)
@@ -32,13 +34,20 @@ class FailureBodies:
         request, since = self.start_drain(source, destination)
         source.guest.cmd("dma 0 10 src=fresh dst=fresh")
         failed = source.qmp.wait("VSVA_DRAIN_FAILED", 30, since).data
-        self.assertEqual((failed["id"], failed["outstanding"], failed["sid"]), ("vsva0", 1, 0x10 << 3))
+        self.assertEqual(
+            (failed["id"], failed["outstanding"], failed["sid"]), ("vsva0", 1, 0x10 << 3)
+        )
         self.assertEqual(failed["address"] & ~0xfff, int(request["dst"], 0) & ~0xfff)
         self.assertGreater(failed["ssid"], 0)
         self.assertGreaterEqual(failed["age-ms"], self.deadline_ms)
         self.assertEqual(migration.wait_status(source, since), "failed")
         reason = migration.reason(source)
-        for value in ("vsva0", f"{failed['sid']:#x}", f"{failed['ssid']:#x}", f"{failed['address']:#x}"):
+        for value in (
+            "vsva0",
+            f"{failed['sid']:#x}",
+            f"{failed['ssid']:#x}",
+            f"{failed['address']:#x}",
+        ):
             self.assertRegex(reason, re.escape(value).replace("0x", "0x0*"))
         self.assertRegex(reason, r"\d+ ms")
         self.assertEqual(source.qmp.find("STOP", since), [])

@@ -38,7 +38,9 @@ class Guest:
 
     def wait_ready(self, timeout=60, since=0):
         """The program has opened its port: after the boot, and again after each reboot."""
-        self.lines.wait(lambda line: line.get("event") == "ready", "the guest program", timeout, since)
+        self.lines.wait(
+            lambda line: line.get("event") == "ready", "the guest program", timeout, since
+        )
 
     def tell(self, command):
         """Send a command whose answer nobody waits for; the id that the answer will carry."""
@@ -50,7 +52,9 @@ class Guest:
         """Send a command; its answer, whatever it says."""
         since = len(self.lines)
         number = self.tell(command)
-        return self.lines.wait(lambda line: line.get("id") == number, f"the answer to '{command}'", timeout, since)[1]
+        return self.lines.wait(
+            lambda line: line.get("id") == number, f"the answer to '{command}'", timeout, since
+        )[1]
 
     def cmd(self, command, timeout=COMMAND_TIMEOUT):
         """Send a command that must succeed."""
@@ -60,12 +64,16 @@ class Guest:
         return answer
 
     def release_faults(self):
-        """Let the held faults go on. A machine that waits for them alone may be gone before the answer comes."""
+        """Let the held faults go on. A machine that waits for them alone may be gone before the
+        answer comes.
+        """
         self.tell("hold off")
 
     def wait(self, what, timeout=30):
         """Wait in the guest for "idle", "completed=N" or "waiters=N"."""
-        return self.cmd(f"wait {what} timeout={int(timeout * 1000 * journal.PATIENCE)}", timeout + 10)
+        return self.cmd(
+            f"wait {what} timeout={int(timeout * 1000 * journal.PATIENCE)}", timeout + 10
+        )
 
     def verify(self):
         """Every finished request: data, checksum, executed once, in order."""

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""A growing list of records that threads can wait on, and readers that fill one from a file descriptor."""
+"""A growing list of records that threads can wait on, and readers that fill one from a file
+descriptor.
+"""
 
 import os
 import threading
@@ -15,7 +17,9 @@ class WaitError(Exception):
 
 
 class Journal:
-    """Records in order of arrival. Every wait is bounded, and ends at once when the source has ended."""
+    """Records in order of arrival. Every wait is bounded, and ends at once when the source has
+    ended.
+    """
 
     def __init__(self, name):
         self.name = name
@@ -69,7 +73,9 @@ class Journal:
                     continue
                 why = self._ended or f"nothing within {timeout:g} s"
                 last = "".join(f"\n    {record}" for record in self._records[-8:])
-                raise WaitError(f"{self.name}: waited for {what}: {why}; the last records:{last or ' none'}")
+                raise WaitError(
+                    f"{self.name}: waited for {what}: {why}; the last records:{last or ' none'}"
+                )
 
     def absent(self, match, duration, since=0):
         """Watch for `duration` seconds; the record that should not have come, or None."""
@@ -86,7 +92,9 @@ class Journal:
 
 
 class LineReader(threading.Thread):
-    """Copies what arrives on a descriptor (its own duplicate) to a log file, and line by line into a journal."""
+    """Copies what arrives on a descriptor (its own duplicate) to a log file, and line by line
+    into a journal.
+    """
 
     def __init__(self, fd, log_path, journal, parse):
         super().__init__(name=f"read {journal.name}", daemon=True)

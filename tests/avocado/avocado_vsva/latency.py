@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""The longest time for which a VM does not answer: on QMP, and to its guest's accesses to a device."""
+"""The longest time for which a VM does not answer: on QMP, and to its guest's accesses to a
+device.
+"""
 
 import threading
 import time
@@ -23,7 +25,9 @@ class Latency:
 
     def _start(self, name, ask):
         self.longest[name] = 0.0
-        thread = threading.Thread(target=self._run, args=(name, ask), name=f"latency {name}", daemon=True)
+        thread = threading.Thread(
+            target=self._run, args=(name, ask), name=f"latency {name}", daemon=True
+        )
         thread.start()
         return thread
 

@@ -7,16 +7,22 @@ TIMEOUT = 60
 
 def prepare(vm, parameters=None, **capabilities):
     capabilities = {"events": True, **capabilities}
-    vm.qmp.cmd("migrate-set-capabilities", capabilities=[
-        {"capability": name.replace("_", "-"), "state": state} for name, state in capabilities.items()])
+    vm.qmp.cmd(
+        "migrate-set-capabilities",
+        capabilities=[
+            {"capability": name.replace("_", "-"), "state": state}
+            for name, state in capabilities.items()
+        ],
+    )
     if parameters:
         vm.qmp.cmd("migrate-set-parameters", **parameters)
 
 
 def start(source, destination, uri, parameters=None, **capabilities):
     """
-    Begin; the number of events that the source had seen before. With the return path, as management does it: the
-    source hears what becomes of its state at the destination before it takes the migration for completed.
+    Begin; the number of events that the source had seen before. With the return path, as
+    management does it: the source hears what becomes of its state at the destination before
+    it takes the migration for completed.
     """
     capabilities = {"return_path": True, **capabilities}
     prepare(destination, None, **capabilities)
@@ -35,7 +41,9 @@ def wait_status(vm, since, statuses=ENDED, timeout=TIMEOUT):
     """The first of these states that the migration reaches."""
     def match(event):
         return event.name == "MIGRATION" and event.data["status"] in statuses
-    return vm.qmp.events.wait(match, f"migration to be {' or '.join(statuses)}", timeout, since)[1].data["status"]
+    return vm.qmp.events.wait(match, f"migration to be {' or '.join(statuses)}", timeout, since)[
+        1
+    ].data["status"]
 
 
 def reason(vm):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-Stands between a source and its destination, and can stop taking what the source sends: to the source, the destination
-or the network hangs. The connection stays, and so does the way back.
+Stands between a source and its destination, and can stop taking what the source sends: to the
+source, the destination or the network hangs. The connection stays, and so does the way back.
 """
 
 import array
@@ -32,11 +32,15 @@ class MigrationProxy:
         self._taking.clear()
 
     def wait_source_blocked(self, timeout=30):
-        """Wait until the source can send nothing more: what waits here to be taken does not grow any longer."""
+        """Wait until the source can send nothing more: what waits here to be taken does not grow
+        any longer.
+        """
         deadline, last, unchanged = time.monotonic() + timeout, 0, 0
         while unchanged < UNCHANGED:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the source has filled its connection with {last} bytes, and goes on")
+                raise TimeoutError(
+                    f"the source has filled its connection with {last} bytes, and goes on"
+                )
             waiting = array.array("i", [0])
             fcntl.ioctl(self._ends[0], termios.FIONREAD, waiting)
             unchanged = unchanged + 1 if waiting[0] == last > 0 else 0
@@ -57,7 +61,9 @@ class MigrationProxy:
         with source, socket.socket(socket.AF_UNIX) as destination:
             self._ends = [source, destination]
             destination.connect(str(self._destination_path))
-            back = threading.Thread(target=self._pump, args=(destination, source, lambda taking: None), daemon=True)
+            back = threading.Thread(
+                target=self._pump, args=(destination, source, lambda taking: None), daemon=True
+            )
             back.start()
             self._pump(source, destination, threading.Event.wait)
             back.join()

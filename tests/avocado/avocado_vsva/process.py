@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Starts the programs under test so that none of them outlives the test, even one that is killed."""
+"""Starts the programs under test so that none of them outlives the test, even one that is
+killed.
+"""
 
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# The kernel takes the thread that has started a program for its parent, and avocado ends the thread that runs a test
-# before tearDown begins: this one lives as long as the process.
+# The kernel takes the thread that has started a program for its parent, and avocado ends the thread
+# that runs a test before tearDown begins: this one lives as long as the process.
 _parent = ThreadPoolExecutor(1, "start")
 
 
@@ -19,8 +21,13 @@ def _start(command, log_path, inherited):
     with open(log_path, "wb") as log:
         log.write((" ".join(map(str, command)) + "\n").encode())
         log.flush()
-        return subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)],
-                                stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=inherited)
+        return subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL", "--", *map(str, command)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=inherited,
+        )
 
 
 def end(process, timeout=10):

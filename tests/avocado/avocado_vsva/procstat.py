@@ -23,7 +23,9 @@ class ThreadCpu:
             if name == thread_name:
                 return task
             names.append(name)
-        raise LookupError(f"process {pid} has no thread named {thread_name}, only {', '.join(sorted(names))}")
+        raise LookupError(
+            f"process {pid} has no thread named {thread_name}, only {', '.join(sorted(names))}"
+        )
 
     def _cpu_seconds(self):
         return int((self._task / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9

@@ -30,7 +30,9 @@ class Qmp:
         self.events = Journal(f"{name} QMP events")
         self._client = QMPClient(name)
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name=f"qmp {name}", daemon=True)
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"qmp {name}", daemon=True
+        )
         self._thread.start()
         self._watcher = None
         self._call(self._connect(sock), timeout)
@@ -62,17 +64,24 @@ class Qmp:
 
     def yank_migration(self):
         """Break the migration's connection; executed at once, even if QEMU's main loop is held."""
-        self._call(self._client.execute("yank", {"instances": [{"type": "migration"}]}, oob=True), COMMAND_TIMEOUT)
+        self._call(
+            self._client.execute("yank", {"instances": [{"type": "migration"}]}, oob=True),
+            COMMAND_TIMEOUT,
+        )
 
     def hmp(self, line):
-        return self._call(self._client.execute("human-monitor-command", {"command-line": line}), COMMAND_TIMEOUT)
+        return self._call(
+            self._client.execute("human-monitor-command", {"command-line": line}), COMMAND_TIMEOUT
+        )
 
     def wait(self, name, timeout, since=0, **data):
         """The first event of this name, from record `since` on, whose data has these values."""
         wanted = {key.replace("_", "-"): value for key, value in data.items()}
 
         def match(event):
-            return event.name == name and all(event.data.get(key) == value for key, value in wanted.items())
+            return event.name == name and all(
+                event.data.get(key) == value for key, value in wanted.items()
+            )
 
         return self.events.wait(match, f"{name} {wanted or ''}".strip(), timeout, since)[1]
 

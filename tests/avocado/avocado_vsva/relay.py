@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-Stands between QEMU and a backend's vhost-user socket, and stops the backend (SIGSTOP) in front of a request.
+Stands between QEMU and a backend's vhost-user socket, and stops the backend (SIGSTOP) in
+front of a request.
 
 The rings, the attach channel and the state pipe do not pass here: their descriptors do.
 """
@@ -46,7 +47,9 @@ class Relay:
             return
         with front, socket.socket(socket.AF_UNIX) as back:
             back.connect(str(self.backend.socket_path))
-            replies = threading.Thread(target=self._pump, args=(back, front, lambda request: None), daemon=True)
+            replies = threading.Thread(
+                target=self._pump, args=(back, front, lambda request: None), daemon=True
+            )
             replies.start()
             self._pump(front, back, self._look)
             replies.join()

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-What QEMU and the backends have recorded of a test, against the rules of a front end (docs/protocol.md, section 10):
-the program vsva-model-replay of model/ feeds it to the front end's state machine.
+What QEMU and the backends have recorded of a test, against the rules of a front end
+(docs/protocol.md, section 10): the program vsva-model-replay of model/ feeds it to the front
+end's state machine.
 """
 
 import subprocess
@@ -21,7 +22,9 @@ class Replay:
         self._backends = []
 
     def add(self, vm, backends, vsva=None):
-        """A VM that has been started; the backend, or the relay before it, of each of its devices; their properties."""
+        """A VM that has been started; the backend, or the relay before it, of each of its
+        devices; their properties.
+        """
         self._words += ["--qemu", vm.trace_path]
         if (vsva or {}).get("x-unsafe-no-drain") == "on":
             self._undrained = True
@@ -31,7 +34,9 @@ class Replay:
             self._words += ["--backend", f"{backend.event_log_path}={vm.trace_path}@{device}"]
 
     def check(self):
-        """To be called when all of them have ended. One that was killed leaves the beginning of a trace."""
+        """To be called when all of them have ended. One that was killed leaves the beginning of
+        a trace.
+        """
         if not self._words:
             return
         for backend in self._backends:

@@ -40,7 +40,9 @@ class StopBodies:
     def save_and_restore(self, source, **options):
         uri = self.state_uri()
         since = migration.start_outgoing(source, uri, self.migration_parameters)
-        self.assertEqual(migration.wait_status(source, since), "completed", migration.reason(source))
+        self.assertEqual(
+            migration.wait_status(source, since), "completed", migration.reason(source)
+        )
         source.quit()
         restored = self.new_destination(**options)
         migration.prepare(restored)
@@ -67,7 +69,9 @@ class StopBodies:
         source = self.new_source(vsva=IMPATIENT)
         request = self.hold_faults(source, 1)
         since, stop = self.begin_stop(source)
-        with self.assertRaisesRegex(ExecuteError, "'vsva0': not drained within 500 ms: 1 page fault.*SID 0x80") as error:
+        with self.assertRaisesRegex(
+            ExecuteError, "'vsva0': not drained within 500 ms: 1 page fault.*SID 0x80"
+        ) as error:
             stop.result()
         self.assertIn(f"{int(request['dst'], 0) & ~0xfff:#x}", str(error.exception))
         self.assertEqual(source.qmp.find("STOP", since), [])

@@ -17,7 +17,10 @@ class TraceEvent:
 
     def ids(self):
         """Numbers of the line by the word before them."""
-        return {key: int(value, 16 if value.startswith("0x") else 10) for key, value in FIELD.findall(self.text)}
+        return {
+            key: int(value, 16 if value.startswith("0x") else 10)
+            for key, value in FIELD.findall(self.text)
+        }
 
 
 def read_trace(path):

@@ -17,16 +17,29 @@ class VmError(Exception):
 
 class Vm:
     """
-    backend: the vhost-user-vsva process that this VM's device is connected to; None: no such device.
-    test_devices: number of vsva-testdev functions; without a backend they use the SMMU's own stall model.
-    backends: several of them, by number, with a test device each (see command_line.devices_of_each).
-    smmu: properties of the emulated SMMUv3; vsva: properties of the vhost-user-vsva devices.
+    backend: the vhost-user-vsva process that this VM's device is connected to; None: no such
+    device. test_devices: number of vsva-testdev functions; without a backend they use the
+    SMMU's own stall model. backends: several of them, by number, with a test device each (see
+    command_line.devices_of_each). smmu: properties of the emulated SMMUv3; vsva: properties
+    of the vhost-user-vsva devices.
     """
 
     quit_timeout = 30
 
-    def __init__(self, environment, name, folder, *, backend=None, backends=None, test_devices=1, smmu=None,
-                 vsva=None, incoming=False, memory_mib=256):
+    def __init__(
+        self,
+        environment,
+        name,
+        folder,
+        *,
+        backend=None,
+        backends=None,
+        test_devices=1,
+        smmu=None,
+        vsva=None,
+        incoming=False,
+        memory_mib=256,
+    ):
         self.name = name
         self.console = Journal(f"{name} console")
         self.trace_path = folder / f"{name}-trace.log"
@@ -49,7 +62,12 @@ class Vm:
             theirs.close()
         ours = {channel: pair[0] for channel, pair in pairs.items()}
         self._console_socket = ours["console"]
-        LineReader(ours["console"].fileno(), folder / f"{name}-console.log", self.console, lambda line: line)
+        LineReader(
+            ours["console"].fileno(),
+            folder / f"{name}-console.log",
+            self.console,
+            lambda line: line,
+        )
         self.guest = Guest(name, ours["guest"], folder / f"{name}-guest.jsonl")
         try:
             self.qmp = Qmp(name, ours["qmp"])
@@ -59,11 +77,15 @@ class Vm:
 
     def messages(self):
         """What QEMU has written on stderr, without the command line."""
-        return self._log_path.read_text(encoding="utf-8", errors="replace").partition("\n")[2].strip()
+        return (
+            self._log_path.read_text(encoding="utf-8", errors="replace").partition("\n")[2].strip()
+        )
 
     def boot(self, timeout=60):
         """Wait until the guest program serves commands."""
-        line = self.console.wait(lambda line: READY in line or FAILED in line, f"'{READY}'", timeout)[1]
+        line = self.console.wait(
+            lambda line: READY in line or FAILED in line, f"'{READY}'", timeout
+        )[1]
         if FAILED in line:
             raise VmError(f"{self.name}: {line}")
         self.guest.wait_ready(timeout)

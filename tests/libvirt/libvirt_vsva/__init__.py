@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""Base class of the tests with a real libvirtd. Each test has hosts of its own, and logs are kept if it fails."""
+"""Base class of the tests with a real libvirtd. Each test has hosts of its own, and logs are
+kept if it fails.
+"""
 
 import os
 import platform
@@ -39,7 +41,9 @@ class LibvirtTest(VsvaTest):
         super().setUp()
         self.environment = LibvirtEnvironment.load()
         if not (self.environment.libvirt_root / "usr/sbin/libvirtd").is_file():
-            raise FileNotFoundError("VSVA_LIBVIRT_ROOT is not a Debian with libvirt; test-vm/check libvirt makes one")
+            raise FileNotFoundError(
+                "VSVA_LIBVIRT_ROOT is not a Debian with libvirt; test-vm/check libvirt makes one"
+            )
         self.scratch = Path(tempfile.mkdtemp(prefix="vsva-hosts-"))
         self.hosts = []
         self.domains = []
@@ -97,7 +101,9 @@ class LibvirtTest(VsvaTest):
         domain.guest.cmd("hello")
 
     def new_loaded(self, options=LONG_DEADLINE):
-        """A running domain whose guest does not answer faults until it is told so, while submissions flow."""
+        """A running domain whose guest does not answer faults until it is told so, while
+        submissions flow.
+        """
         domain = self.new_running(options).watch_running()
         self.hold_faults(domain, 8)
         domain.guest.cmd("load 0 start rate=500 total=2000")
@@ -105,7 +111,11 @@ class LibvirtTest(VsvaTest):
 
     def assert_never_paused(self, domain, since):
         """Neither QEMU nor libvirt has said so, and it runs."""
-        paused = [name for name in domain.event_names(since) if name == "STOP" or name.startswith("Suspended")]
+        paused = [
+            name
+            for name in domain.event_names(since)
+            if name == "STOP" or name.startswith("Suspended")
+        ]
         self.assertEqual(paused, [])
         self.assertEqual(domain.state(), "running")
 

@@ -18,7 +18,10 @@ class Cgroup:
     """A new one at the top of this machine's."""
 
     def __init__(self, name):
-        mounts = (line.split() for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines())
+        mounts = (
+            line.split()
+            for line in Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        )
         top = next((fields[1] for fields in mounts if fields[2] == "cgroup2"), None)
         if top is None:
             raise FileNotFoundError("this machine has no cgroup2 mounted, which systemd needs")
@@ -54,8 +57,19 @@ class Container(Host):
         self._write_files(files, deployed)
         self._init = None
         self._cgroup = Cgroup(f"{scratch.name}-{name}")
-        self._boot("unshare", *NAMESPACES, "bash", Path(__file__).with_name("boot-host"), self._cgroup.path, environment.libvirt_root,
-                   files, root, shared, name, environment.qemu if qemu else "")
+        self._boot(
+            "unshare",
+            *NAMESPACES,
+            "bash",
+            Path(__file__).with_name("boot-host"),
+            self._cgroup.path,
+            environment.libvirt_root,
+            files,
+            root,
+            shared,
+            name,
+            environment.qemu if qemu else "",
+        )
 
     def _wait_booted(self):
         """PID 1 is there once the namespaces are set up, and systemd answers when it has booted."""
@@ -63,13 +77,23 @@ class Container(Host):
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise CommandError(f"{self.name} did not boot: {self._boot_log()}")
-            children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text(encoding="ascii").split()
-            if children and Path(f"/proc/{children[0]}/comm").read_text(encoding="ascii").strip() == "systemd":
+            children = (
+                Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
+                .read_text(encoding="ascii")
+                .split()
+            )
+            if (
+                children
+                and Path(f"/proc/{children[0]}/comm").read_text(encoding="ascii").strip()
+                == "systemd"
+            ):
                 self._init = int(children[0])
                 if self._wait_running():
                     return
             self._process_wait(0.1)
-        raise CommandError(f"{self.name} has not booted within {BOOT_TIMEOUT} s: {self._boot_log()}")
+        raise CommandError(
+            f"{self.name} has not booted within {BOOT_TIMEOUT} s: {self._boot_log()}"
+        )
 
     def command(self, *words):
         return ["nsenter", "--target", str(self._init), "--all", "--wdns=/", "--", *map(str, words)]
@@ -98,8 +122,22 @@ class Container(Host):
         subprocess.run(["nsenter", "--target", str(self._init), "--net", "--", *words], check=True)
 
     def link(self, other):
-        """Connect two hosts by a network cable, under their names, so that root of each may log in on the other."""
-        self.in_network("ip", "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", str(other._init))
+        """Connect two hosts by a network cable, under their names, so that root of each may log
+        in on the other.
+        """
+        self.in_network(
+            "ip",
+            "link",
+            "add",
+            "cable",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "cable",
+            "netns",
+            str(other._init),
+        )
         addresses = {self: "192.0.2.1", other: "192.0.2.2"}
         names = "".join(f"{address} {host.name}\n" for host, address in addresses.items())
         for host, peer in ((self, other), (other, self)):

@@ -74,8 +74,16 @@ class Domain:
         return self
 
     def with_device(self, xml, emulator=QEMU, options=()):
-        return self.host.run("vsva-domain", "add", "--emulator", emulator, "--device", "vsva-testdev,addr=0x10", *options,
-                             text=xml).stdout
+        return self.host.run(
+            "vsva-domain",
+            "add",
+            "--emulator",
+            emulator,
+            "--device",
+            "vsva-testdev,addr=0x10",
+            *options,
+            text=xml,
+        ).stdout
 
     def define_xml(self, xml):
         self.host.virsh("define", "--validate", "/dev/stdin", text=xml)
@@ -99,12 +107,16 @@ class Domain:
         return self
 
     def connect(self):
-        """Connect to the guest program of the running domain, which serves one connection at a time."""
+        """Connect to the guest program of the running domain, which serves one connection at a
+        time.
+        """
         self._disconnect()
         live = ElementTree.fromstring(self.virsh("dumpxml"))
         path = live.find("devices/channel/source").get("path")
         self._socket = self.host.connect(path)
-        self.guest = Guest(self.host.name, self._socket, self._folder / f"{self.host.name}-guest.jsonl")
+        self.guest = Guest(
+            self.host.name, self._socket, self._folder / f"{self.host.name}-guest.jsonl"
+        )
 
     def _disconnect(self):
         if self._socket is not None:
@@ -115,7 +127,9 @@ class Domain:
             self._socket = None
 
     def watch(self):
-        """Follow what libvirt tells of the domain, and QEMU's events as it passes them on, from now on."""
+        """Follow what libvirt tells of the domain, and QEMU's events as it passes them on, from
+        now on.
+        """
         self._follow("qemu-events", self._parse_qemu, "qemu-monitor-event", "--loop")
         self._follow("lifecycle", self._parse_lifecycle, "event", "--event", "lifecycle", "--loop")
         return self
@@ -125,9 +139,22 @@ class Domain:
         return self._follow(name, lambda line: {"event": line.strip(), "data": None}, *words)
 
     def _follow(self, name, parse, *words):
-        watcher = self.host.start("stdbuf", "-oL", "virsh", "--quiet", *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        watcher = self.host.start(
+            "stdbuf",
+            "-oL",
+            "virsh",
+            "--quiet",
+            *words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         self._watchers.append(watcher)
-        LineReader(watcher.stdout.fileno(), self._folder / f"{self.host.name}-{name}.log", self.events, parse)
+        LineReader(
+            watcher.stdout.fileno(),
+            self._folder / f"{self.host.name}-{name}.log",
+            self.events,
+            parse,
+        )
         return watcher
 
     @staticmethod
@@ -156,7 +183,9 @@ class Domain:
         return self
 
     def wait_event(self, name, timeout=30, since=0):
-        return self.events.wait(lambda event: event["event"] == name, name, timeout, since)[1]["data"]
+        return self.events.wait(lambda event: event["event"] == name, name, timeout, since)[1][
+            "data"
+        ]
 
     def event_names(self, since=0):
         return [event["event"] for event in self.events.all(since)]
@@ -172,7 +201,9 @@ class Domain:
         return self.qmp("query-vsva")[0]
 
     def backend_pid(self):
-        return int(self.host.run("systemctl", "show", "--property=MainPID", "--value", self.service).stdout)
+        return int(
+            self.host.run("systemctl", "show", "--property=MainPID", "--value", self.service).stdout
+        )
 
     def backend_digest(self):
         """Of the program that its back-end runs, which may not be the installed one any more."""

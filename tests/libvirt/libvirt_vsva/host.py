@@ -42,8 +42,8 @@ class Background(threading.Thread):
 
 class Host(abc.ABC):
     """
-    Booted, with what deploy/install installs, when the constructor returns. deployed=False: without that. qemu=False: without the
-    patched QEMU.
+    Booted, with what deploy/install installs, when the constructor returns. deployed=False:
+    without that. qemu=False: without the patched QEMU.
     """
 
     # How much longer things may take than on this machine itself.
@@ -60,10 +60,10 @@ class Host(abc.ABC):
         environment = self._environment
         identity = uuid.uuid4()
         for path, content in {
-                "etc/machine-id": identity.hex,
-                "etc/hostname": self.name,
-                "etc/hosts": "127.0.0.1 localhost",
-                "etc/libvirt/libvirtd.conf": f'host_uuid = "{identity}"\nunix_sock_group = "libvirt"\n',
+            "etc/machine-id": identity.hex,
+            "etc/hostname": self.name,
+            "etc/hosts": "127.0.0.1 localhost",
+            "etc/libvirt/libvirtd.conf": f'host_uuid = "{identity}"\nunix_sock_group = "libvirt"\n',
         }.items():
             (files / path).parent.mkdir(parents=True, exist_ok=True)
             (files / path).write_text(content + "\n", encoding="utf-8")
@@ -75,11 +75,17 @@ class Host(abc.ABC):
             self._install(environment.backend, files)
 
     def _install(self, backend, root):
-        subprocess.run([self._environment.deploy / "install", backend], check=True, env={**os.environ, "DESTDIR": str(root)})
+        subprocess.run(
+            [self._environment.deploy / "install", backend],
+            check=True,
+            env={**os.environ, "DESTDIR": str(root)},
+        )
 
     def _boot(self, *words):
         with open(self._folder / f"{self.name}-boot.log", "wb") as log:
-            self._process = subprocess.Popen(list(map(str, words)), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                list(map(str, words)), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
         try:
             self._wait_booted()
         except Exception:
@@ -104,7 +110,9 @@ class Host(abc.ABC):
             pass
 
     def _boot_log(self):
-        return (self._folder / f"{self.name}-boot.log").read_text(encoding="utf-8", errors="replace")
+        return (self._folder / f"{self.name}-boot.log").read_text(
+            encoding="utf-8", errors="replace"
+        )
 
     @abc.abstractmethod
     def command(self, *words):
@@ -115,18 +123,33 @@ class Host(abc.ABC):
         """A connection to a unix socket of the host."""
 
     def run(self, *words, check=True, text=None, stderr=subprocess.PIPE):
-        done = subprocess.run(self.command(*words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=stderr, text=True, input=text or "",
-                              timeout=COMMAND_TIMEOUT * self.patience, check=False)
+        done = subprocess.run(
+            self.command(*words),
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            input=text or "",
+            timeout=COMMAND_TIMEOUT * self.patience,
+            check=False,
+        )
         if check and done.returncode != 0:
-            raise CommandError(f"{self.name}: {' '.join(map(str, words))}: {(done.stderr or '').strip() or done.stdout.strip()}")
+            raise CommandError(
+                f"{self.name}: {' '.join(map(str, words))}: "
+                f"{(done.stderr or '').strip() or done.stdout.strip()}"
+            )
         return done
 
     def start(self, *words, **options):
         """Start a command in the host."""
-        return subprocess.Popen(self.command(*words), env=ENVIRONMENT, stdin=subprocess.DEVNULL, **options)
+        return subprocess.Popen(
+            self.command(*words), env=ENVIRONMENT, stdin=subprocess.DEVNULL, **options
+        )
 
     def virsh(self, *words, **options):
-        return self.run("virsh", "--quiet", "--connect", "qemu:///system", *words, **options).stdout.strip()
+        return self.run(
+            "virsh", "--quiet", "--connect", "qemu:///system", *words, **options
+        ).stdout.strip()
 
     def active(self, unit):
         return self.run("systemctl", "is-active", unit, check=False).stdout.strip() == "active"
@@ -137,7 +160,9 @@ class Host(abc.ABC):
                 "journal.log": ("journalctl", "--no-pager", "--output=short-precise"),
                 "qemu.log": ("bash", "-c", "tail -n +1 /var/log/libvirt/qemu/*.log"),
         }.items():
-            (self._folder / f"{self.name}-{name}").write_text(self.run(*words, check=False).stdout, encoding="utf-8")
+            (self._folder / f"{self.name}-{name}").write_text(
+                self.run(*words, check=False).stdout, encoding="utf-8"
+            )
 
     def stop(self):
         """End everything in it at once."""

@@ -12,8 +12,17 @@ FOLDER = f"/var/log/vhost-user-vsva/{UUID}"
 
 def enable(domain):
     """What the document says to put into the domain's unit."""
-    section = DOCUMENT.read_text(encoding="utf-8").split("\n## Event log and trace of a domain\n")[1]
+    section = DOCUMENT.read_text(encoding="utf-8").split("\n## Event log and trace of a domain\n")[
+        1
+    ]
     lines = re.search(r"(?m)(^    .+\n)+", section)[0]
-    domain.host.run("install", "-D", "-m", "644", "/dev/stdin", f"/etc/systemd/system/{domain.service}.d/logs.conf",
-                    text=re.sub("(?m)^    ", "", lines))
+    domain.host.run(
+        "install",
+        "-D",
+        "-m",
+        "644",
+        "/dev/stdin",
+        f"/etc/systemd/system/{domain.service}.d/logs.conf",
+        text=re.sub("(?m)^    ", "", lines),
+    )
     domain.host.run("systemctl", "daemon-reload")

@@ -27,13 +27,28 @@ def copy_packages(host, folder):
 
 
 def copy_newer(host, folder, scratch):
-    """Put a later version, with another program and another profile, in the place of the package vhost-user-vsva."""
+    """Put a later version, with another program and another profile, in the place of the package
+    vhost-user-vsva.
+    """
     package, tree = packages()["vhost-user-vsva"], scratch / f"{host.name}-newer"
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     for path, text in ((BACKEND, b"\n"), (PROFILE, b"# of the later version\n")):
         with (tree / path[1:]).open("ab") as file:
             file.write(text)
     control = tree / "DEBIAN/control"
-    control.write_text(control.read_text(encoding="utf-8").replace("\nVersion: ", "\nVersion: 9:"), encoding="utf-8")
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", "-Znone", tree, host.path(folder) / package.name], check=True,
-                   stdout=subprocess.DEVNULL)
+    control.write_text(
+        control.read_text(encoding="utf-8").replace("\nVersion: ", "\nVersion: 9:"),
+        encoding="utf-8",
+    )
+    subprocess.run(
+        [
+            "dpkg-deb",
+            "--build",
+            "--root-owner-group",
+            "-Znone",
+            tree,
+            host.path(folder) / package.name,
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )

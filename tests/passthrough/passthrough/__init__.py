@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 """
-Base class of the end-to-end tests with a passed-through device: real vfio-pci, iommufd and arm-smmu-v3, in a virtual
-machine that stands for the host. Bodies are those of the tests with an emulated device wherever they make sense.
+Base class of the end-to-end tests with a passed-through device: real vfio-pci, iommufd and
+arm-smmu-v3, in a virtual machine that stands for the host. Bodies are those of the tests with
+an emulated device wherever they make sense.
 """
 
 from avocado_vsva import VsvaTest, journal
@@ -21,7 +22,8 @@ class PassthroughTest(VsvaTest):
     """
 
     timeout = 900
-    # What a device has to save counts as downtime, which emulation makes longer than QEMU's default allows.
+    # What a device has to save counts as downtime, which emulation makes longer than QEMU's default
+    # allows.
     migration_parameters = {"downtime-limit": 30000, "avail-switchover-bandwidth": 1 << 30}
     devices = 2
     driver_options = ""

@@ -20,15 +20,28 @@ MIGRATABLE = {"enable-migration": "on", "x-pre-copy-dirty-page-tracking": "off"}
 
 class GuestVm(Vm):
     """
-    As Vm, in the host. Without a backend it has no IOMMU, and the guest's DMA goes to physical addresses; with one
-    the guest is that of all other tests.
+    As Vm, in the host. Without a backend it has no IOMMU, and the guest's DMA goes to
+    physical addresses; with one the guest is that of all other tests.
     """
 
     # One that has just ended by itself does not answer, and its port stays open.
     quit_timeout = 3
 
-    def __init__(self, host, name, folder, *, backend=None, test_devices=1, smmu=None, vsva=None, incoming=False,
-                 memory_mib=256, driver="vsva_vfio_pci", device=None):  # pylint: disable=super-init-not-called
+    def __init__(
+        self,
+        host,
+        name,
+        folder,
+        *,
+        backend=None,
+        test_devices=1,
+        smmu=None,
+        vsva=None,
+        incoming=False,
+        memory_mib=256,
+        driver="vsva_vfio_pci",
+        device=None,
+    ):  # pylint: disable=super-init-not-called
         self.name = name
         self.trace_path = folder / f"{name}-trace.log"
         self.console = Journal(f"{name} console")
@@ -39,13 +52,22 @@ class GuestVm(Vm):
         for function in self.functions:
             host.bind(function, driver)
         slot = host.new_slot()
-        ports = {channel: host.ports[f"vm{slot}.{channel}"] for channel in ("qmp", "console", "guest")}
+        ports = {
+            channel: host.ports[f"vm{slot}.{channel}"] for channel in ("qmp", "console", "guest")
+        }
         self._console_socket = ports["console"]
-        LineReader(ports["console"].fileno(), folder / f"{name}-console.log", self.console, lambda line: line)
+        LineReader(
+            ports["console"].fileno(),
+            folder / f"{name}-console.log",
+            self.console,
+            lambda line: line,
+        )
         self.guest = Guest(name, ports["guest"], folder / f"{name}-guest.jsonl")
         if smmu is None and backend is not None:
             smmu = STALLS_ON
-        command = command_line.guest(name, slot, environment.GUEST if backend else environment.PLAIN, smmu, memory_mib)
+        command = command_line.guest(
+            name, slot, environment.GUEST if backend else environment.PLAIN, smmu, memory_mib
+        )
         properties = {**(MIGRATABLE if driver == "vsva_vfio_pci" else {}), **(device or {})}
         command += command_line.passed_through(self.functions, properties, backend, vsva)
         if incoming:
@@ -60,7 +82,9 @@ class GuestVm(Vm):
             raise VmError(f"{name}: QEMU did not start: {self.messages() or error}") from error
 
     def _wait_greeting(self, port):
-        """It may also end before. The greeting comes before the devices are there, so the first answer takes longer."""
+        """It may also end before. The greeting comes before the devices are there, so the first
+        answer takes longer.
+        """
         for _ in range(GREETING_TIMEOUT):
             if select.select([port], [], [], 1)[0]:
                 return
@@ -85,5 +109,8 @@ class GuestVm(Vm):
         if self._kept or self._host.process.poll() is not None:
             return
         self._kept = True
-        for path, name in ((self._log_path, f"{self.name}-qemu.log"), (self.trace_path, f"{self.name}-trace.log")):
+        for path, name in (
+            (self._log_path, f"{self.name}-qemu.log"),
+            (self.trace_path, f"{self.name}-trace.log"),
+        ):
             path.write_text(self._host.read(f"/run/{name}"), encoding="utf-8")

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-"""A virtual machine that stands for a host (L1): KVM, an SMMU that stalls, devices to be passed through."""
+"""A virtual machine that stands for a host (L1): KVM, an SMMU that stalls, devices to be passed
+through.
+"""
 
 import itertools
 import json
@@ -18,7 +20,9 @@ REQUEST_TIMEOUT = 30
 SLOTS = 6
 CHANNELS = ("qmp", "console", "guest")
 # What a kernel prints when it has found a mistake of its own.
-TROUBLE = re.compile(r"WARNING:|BUG:|Oops|Internal error:|Unable to handle kernel|Kernel panic|refcount_t:")
+TROUBLE = re.compile(
+    r"WARNING:|BUG:|Oops|Internal error:|Unable to handle kernel|Kernel panic|refcount_t:"
+)
 READY, FAILED = "vsva-l1: ready", "vsva-l1: failed"
 
 
@@ -37,18 +41,38 @@ class Host:
         self._numbers = itertools.count(1)
         names = ["org.vsva.host", *self._port_names()]
         pairs = {name: socket.socketpair() for name in ("console", *names)}
-        command = command_line.host(host_environment, {name: pair[1].fileno() for name, pair in pairs.items()},
-                                    devices, device, self.trace_path, int(time.time()))
-        self.process = process.start(command, folder / "l1-qemu.log", [pair[1].fileno() for pair in pairs.values()])
+        command = command_line.host(
+            host_environment,
+            {name: pair[1].fileno() for name, pair in pairs.items()},
+            devices,
+            device,
+            self.trace_path,
+            int(time.time()),
+        )
+        self.process = process.start(
+            command, folder / "l1-qemu.log", [pair[1].fileno() for pair in pairs.values()]
+        )
         for _, theirs in pairs.values():
             theirs.close()
         self.ports = {name: pair[0] for name, pair in pairs.items()}
         self._slots = iter(range(SLOTS))
         self._backends = iter(range(SLOTS))
-        self.functions = [f"0000:00:{command_line.FIRST_DEVICE + number:02x}.0" for number in range(devices)]
+        self.functions = [
+            f"0000:00:{command_line.FIRST_DEVICE + number:02x}.0" for number in range(devices)
+        ]
         self._free = list(self.functions)
-        LineReader(self.ports["console"].fileno(), folder / "l1-console.log", self.console, lambda line: line)
-        LineReader(self.ports["org.vsva.host"].fileno(), folder / "l1-requests.jsonl", self.replies, self._parse)
+        LineReader(
+            self.ports["console"].fileno(),
+            folder / "l1-console.log",
+            self.console,
+            lambda line: line,
+        )
+        LineReader(
+            self.ports["org.vsva.host"].fileno(),
+            folder / "l1-requests.jsonl",
+            self.replies,
+            self._parse,
+        )
         try:
             self._boot(driver_options)
         except Exception:
@@ -66,7 +90,9 @@ class Host:
         return json.loads(line) if line.strip() else None
 
     def _boot(self, driver_options):
-        line = self.console.wait(lambda line: READY in line or FAILED in line, f"'{READY}'", BOOT_TIMEOUT)[1]
+        line = self.console.wait(
+            lambda line: READY in line or FAILED in line, f"'{READY}'", BOOT_TIMEOUT
+        )[1]
         if FAILED in line:
             raise HostError(line)
         self.request("module", path=environment.DRIVER, options=driver_options)
@@ -77,7 +103,9 @@ class Host:
         since = len(self.replies)
         line = json.dumps({"id": number, "op": operation, **arguments})
         self.ports["org.vsva.host"].sendall(line.encode() + b"\n")
-        answer = self.replies.wait(lambda reply: reply.get("id") == number, f"the answer to {line}", timeout, since)[1]
+        answer = self.replies.wait(
+            lambda reply: reply.get("id") == number, f"the answer to {line}", timeout, since
+        )[1]
         if answer["ok"] is not True:
             raise HostError(f"{line}: {answer.get('error')}")
         return answer

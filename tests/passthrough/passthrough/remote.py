@@ -43,7 +43,9 @@ class RemoteProcess:
         timeout = max(timeout, WAIT_AT_LEAST)
         if self.poll() is None:
             try:
-                self._take(self._host.replies.wait(self._ended, f"process {self.pid} to end", timeout)[1])
+                self._take(
+                    self._host.replies.wait(self._ended, f"process {self.pid} to end", timeout)[1]
+                )
             except Exception as error:
                 raise subprocess.TimeoutExpired(f"process {self.pid} of L1", timeout) from error
         return self.returncode
@@ -60,9 +62,13 @@ class RemoteProcess:
 
 
 class RemoteBackend(Backend):
-    """The release binary in the host, with its default confinement; on the socket of another one that it follows."""
+    """The release binary in the host, with its default confinement; on the socket of another one
+    that it follows.
+    """
 
-    def __init__(self, host, name, folder, options=(), follows=None):  # pylint: disable=super-init-not-called
+    def __init__(
+        self, host, name, folder, options=(), follows=None
+    ):  # pylint: disable=super-init-not-called
         self.name = name
         self._host = host
         self.socket_path = follows.socket_path if follows else f"/run/{name}.sock"
@@ -71,8 +77,16 @@ class RemoteBackend(Backend):
         self.event_log_path = folder / f"{name}-events.jsonl"
         port = host.new_backend_port()
         LineReader(host.ports[port].fileno(), self.event_log_path, self.events, self._parse)
-        command = [environment.BACKEND, "--socket-path", self.socket_path, "--event-log", f"/run/ports/{port}",
-                   "--log-level", "debug", *options]
+        command = [
+            environment.BACKEND,
+            "--socket-path",
+            self.socket_path,
+            "--event-log",
+            f"/run/ports/{port}",
+            "--log-level",
+            "debug",
+            *options,
+        ]
         self.process = host.start(command, f"/run/{name}.log")
         try:
             self.wait("listening", 60)

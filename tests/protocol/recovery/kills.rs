@@ -8,8 +8,8 @@ use super::{
     vm::{Vm, PRI},
 };
 
-/// Everything that there is once, with the processes ending where they are told to. Returns how many
-/// have.
+/// Everything that there is once, with the processes ending where they are told to. Returns how
+/// many have.
 pub fn scenario(fail_at: &[String]) -> u32 {
     let mut vm = Vm::new(fail_at);
     vm.raise(0, 1);

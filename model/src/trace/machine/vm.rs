@@ -59,7 +59,8 @@ impl Machine {
         Ok(())
     }
 
-    /// F2: the VM is stopped for a migration, or for a save that somebody has asked to be ready for.
+    /// F2: the VM is stopped for a migration, or for a save that somebody has asked to be ready
+    /// for.
     fn stops(&self, migration: bool) -> Result<(), Violation> {
         let phase = self.front.phase();
         let needed = self.drains && !self.clients.is_empty() && self.front.connected();

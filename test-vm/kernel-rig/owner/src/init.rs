@@ -24,8 +24,8 @@ use crate::{
 
 /// A check that takes longer hangs.
 const CHECK_LIMIT: Duration = Duration::from_secs(120);
-/// A byte of PCI configuration space that nothing interprets: Interrupt Line of the host bridge. The emulator logs
-/// writes to it, which cuts its log into the parts that belong to each check.
+/// A byte of PCI configuration space that nothing interprets: Interrupt Line of the host bridge.
+/// The emulator logs writes to it, which cuts its log into the parts that belong to each check.
 const MARKER: (&str, u64) = ("/sys/bus/pci/devices/0000:00:00.0/config", 0x3c);
 
 /// Runs everything and powers off.

@@ -6,12 +6,14 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-/// A structure of the kernel's ABI that begins with its own size, so that the kernel never touches memory beyond it.
+/// A structure of the kernel's ABI that begins with its own size, so that the kernel never touches
+/// memory beyond it.
 ///
 /// # Safety
 ///
-/// The type is `repr(C)`, has no padding that must be kept, and its first field is a `u32` which the kernel takes as
-/// the size of the whole. Pointers in it must be to memory that is valid for the call and of the length beside them.
+/// The type is `repr(C)`, has no padding that must be kept, and its first field is a `u32` which
+/// the kernel takes as the size of the whole. Pointers in it must be to memory that is valid for
+/// the call and of the length beside them.
 pub unsafe trait Sized32 {
     /// Sets the first field.
     fn set_size(&mut self, size: u32);

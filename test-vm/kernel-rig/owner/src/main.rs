@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The checks of `vhost-user-vsva` against a real kernel.
 //!
-//! As process 1 of a virtual machine it runs every check in a process of its own and reports each in a line on the
-//! console; `vsva-kernel-rig check NAME` is such a process. Like a VMM, a check owns the devices, the nested page table
-//! and the fault queue, and hands the fault queue to a back-end. It also plays the guest: it takes event records, fills
-//! in stage-1 tables and answers with CMD_RESUME.
+//! As process 1 of a virtual machine it runs every check in a process of its own and reports each
+//! in a line on the console; `vsva-kernel-rig check NAME` is such a process. Like a VMM, a check
+//! owns the devices, the nested page table and the fault queue, and hands the fault queue to a
+//! back-end. It also plays the guest: it takes event records, fills in stage-1 tables and answers
+//! with CMD_RESUME.
 
 mod backend;
 mod checks;

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! What a guest kernel keeps in its memory for the SMMU (Arm IHI 0070): a linear table of context descriptors and the
-//! stage-1 page tables they point to.
+//! What a guest kernel keeps in its memory for the SMMU (Arm IHI 0070): a linear table of context
+//! descriptors and the stage-1 page tables they point to.
 
 use std::{collections::HashMap, io};
 
 use crate::memory::Shared;
 
-/// Where the guest's memory is in its physical address space; keeps off the window of the interrupt controller.
+/// Where the guest's memory is in its physical address space; keeps off the window of the interrupt
+/// controller.
 pub const GUEST_BASE: u64 = 0x4000_0000;
 pub const PAGE: u64 = 4096;
 
@@ -17,7 +18,8 @@ const CD_SIZE: u64 = 64;
 const STE_VALID: u64 = 1 << 0;
 const STE_CONFIG_S1: u64 = 5 << 1;
 const STE_S1CDMAX_SHIFT: u32 = 59;
-/// S1DSS = 2: without an SSID, the descriptor of SSID 0 is used; the table is inner shareable and cacheable.
+/// S1DSS = 2: without an SSID, the descriptor of SSID 0 is used; the table is inner shareable and
+/// cacheable.
 const STE_WORD1: u64 = 2 | (1 << 2) | (1 << 4) | (3 << 6);
 const STE_S1STALLD: u64 = 1 << 27;
 

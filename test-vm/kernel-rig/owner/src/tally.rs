@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! How the stalls of this check must have ended. The host compares it with the emulated SMMU's own account.
+//! How the stalls of this check must have ended. The host compares it with the emulated SMMU's own
+//! account.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

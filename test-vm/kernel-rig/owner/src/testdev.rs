@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! The emulated DMA engine that stands for hardware (`docs/specs/vsva-testdev.rst` in the QEMU series).
+//! The emulated DMA engine that stands for hardware (`docs/specs/vsva-testdev.rst` in the QEMU
+//! series).
 
 use std::{io, path::Path};
 

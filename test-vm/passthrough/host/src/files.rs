@@ -11,8 +11,8 @@ use std::{
 /// So much is read at once.
 const CHUNK: u64 = 256 * 1024;
 
-/// What is in it from that offset on, at most CHUNK bytes, and the offset of what follows. Bytes that are no UTF-8 are
-/// replaced.
+/// What is in it from that offset on, at most CHUNK bytes, and the offset of what follows. Bytes
+/// that are no UTF-8 are replaced.
 pub fn read(path: &Path, offset: u64) -> io::Result<(String, u64)> {
     let mut file = named(File::open(path), path)?;
     // Files of sysfs are read from their beginning.

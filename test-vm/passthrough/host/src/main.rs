@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Process 1 of the virtual machine that stands for a host (L1). It does what a test outside of the machine asks for:
-//! starts and ends programs, reads and writes files, loads modules. A request is a line of JSON on a virtio-serial
-//! port, and so is the answer.
+//! Process 1 of the virtual machine that stands for a host (L1). It does what a test outside of the
+//! machine asks for: starts and ends programs, reads and writes files, loads modules. A request is
+//! a line of JSON on a virtio-serial port, and so is the answer.
 
 mod boot;
 mod files;

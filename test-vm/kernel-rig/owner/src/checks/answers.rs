@@ -125,7 +125,8 @@ pub fn test_mixed_answers_out_of_order_end_each_access_as_told() {
     session.finish(5);
 }
 
-/// Answers a fault with these values of Ac and Ab, bits 12 and 13 of CMD_RESUME. How the access ended.
+/// Answers a fault with these values of Ac and Ab, bits 12 and 13 of CMD_RESUME. How the access
+/// ended.
 fn respond(hardware: &mut Nested, session: &mut Session, number: u64, bits: u8) -> Outcome {
     let id = hardware
         .access(0, &Access::read(page(number)))

@@ -19,8 +19,8 @@ const STALLS: u64 = 256;
 /// No round begins later than this; the rest of the check's time is for the last one.
 const TRYING: Duration = Duration::from_secs(60);
 
-/// Detaches a device while it stalls, with nobody at the fault file. Every access must end all the same; a stall that
-/// does not is the defect, and the host is told of it.
+/// Detaches a device while it stalls, with nobody at the fault file. Every access must end all the
+/// same; a stall that does not is the defect, and the host is told of it.
 pub fn provoke_stalls_during_detach() {
     let mut hardware = nested(1);
     // The kernel handles events on the first CPU.

@@ -126,7 +126,8 @@ pub fn test_read_fault_answered_reads_the_data() {
 
 pub fn test_write_fault_answered_writes_the_data() {
     let (mut hardware, mut session) = served_nested(1);
-    // The engine writes the low byte of the request's number: make it one that nobody finds by chance.
+    // The engine writes the low byte of the request's number: make it one that nobody finds by
+    // chance.
     for warm in 0..0x5a {
         hardware
             .access(0, &Access::read(VA).ssid(2))

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Back-ends that are killed while they serve, and followed by others: section 11 of the protocol on
-//! the kernel's own fault file. The kernel gives a cookie twice and lists none, so each fault is
+//! Back-ends that are killed while they serve, and followed by others: section 11 of the protocol
+//! on the kernel's own fault file. The kernel gives a cookie twice and lists none, so each fault is
 //! answered once only if the order of the stores is right; the SMMU counts the CMD_RESUMEs.
 
 use std::{

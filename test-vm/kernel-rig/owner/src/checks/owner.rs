@@ -28,7 +28,8 @@ use crate::{
 /// Faults that the owner leaves.
 const LEFT: u64 = 3;
 
-/// What the other process does: it owns a device with faults outstanding, says so, and lives until its input ends.
+/// What the other process does: it owns a device with faults outstanding, says so, and lives until
+/// its input ends.
 pub fn run_owner(platform: Platform, socket: &Path, with_pidfd: bool) {
     let mut hardware = platform.hardware(1);
     let mut session = Session::over(UnixStream::connect(socket).expect("connection"));
@@ -109,7 +110,8 @@ pub fn test_owner_exits_with_faults_outstanding_is_noticed(platform: Platform) {
     check_noticed(platform, |owner| drop(owner.stdin.take()));
 }
 
-/// A mock device lives as long as its iommufd context, which the fault file keeps: its faults are not aborted.
+/// A mock device lives as long as its iommufd context, which the fault file keeps: its faults are
+/// not aborted.
 pub fn test_owner_gone_unnoticed_makes_answers_refused() {
     let backend = Backend::start();
     let mut owner = start_owner(&backend, false);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Page tables that are replaced or taken away while faults are outstanding: the kernel aborts them by itself.
+//! Page tables that are replaced or taken away while faults are outstanding: the kernel aborts them
+//! by itself.
 
 use vhost_user_vsva::wire::{
     EventRecord,

@@ -81,7 +81,8 @@ pub trait Hardware {
     fn device_id(&self, device: usize) -> u32;
     /// Makes an access that is not translated yet. It faults once.
     fn access(&mut self, device: usize, access: &Access) -> io::Result<AccessId>;
-    /// Fills in the stage-1 translation of `access`, as a guest kernel does when it handles the fault.
+    /// Fills in the stage-1 translation of `access`, as a guest kernel does when it handles the
+    /// fault.
     fn resolve(&mut self, access: &Access) -> io::Result<()>;
     /// The same with a page that other accesses use as well.
     fn resolve_shared(&mut self, access: &Access) -> io::Result<()>;
@@ -93,8 +94,8 @@ pub trait Hardware {
     fn completed(&self, device: usize) -> Option<u64>;
     /// How many accesses of the device have been aborted; `None` if this hardware does not tell.
     fn aborts(&self, device: usize) -> Option<u64>;
-    /// Lets the device take no new work and waits until it has none. The faults of its last work are still served by
-    /// whoever serves them.
+    /// Lets the device take no new work and waits until it has none. The faults of its last work
+    /// are still served by whoever serves them.
     fn is_quiet(&self, device: usize) -> bool;
     /// What the kernel is asked to do when a guest rewrites its STE.
     fn attach(&mut self, device: usize, to: Attachment) -> io::Result<()>;

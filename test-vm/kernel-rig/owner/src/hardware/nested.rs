@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
-//! Test devices behind the kernel's arm-smmu-v3 driver: real accesses, real stalls, a nested page table.
+//! Test devices behind the kernel's arm-smmu-v3 driver: real accesses, real stalls, a nested page
+//! table.
 
 use std::{
     collections::HashSet,
@@ -50,7 +51,8 @@ pub struct Nested {
 }
 
 impl Nested {
-    /// Takes some of the machine's devices and builds everything up to the attachment to the first page table.
+    /// Takes some of the machine's devices and builds everything up to the attachment to the first
+    /// page table.
     pub fn new(which: Range<usize>, faults: Faults) -> io::Result<Self> {
         let functions = vfio::find_functions(testdev::VENDOR, testdev::DEVICE)?;
         let count = which.len();
@@ -134,7 +136,8 @@ impl Nested {
             .map(ssid.unwrap_or(0), addr & !(PAGE - 1), page, writable)
     }
 
-    /// The checksum that reading `addr` must give once [`Hardware::resolve`] has been called for it.
+    /// The checksum that reading `addr` must give once [`Hardware::resolve`] has been called for
+    /// it.
     pub fn expected_crc(addr: u64) -> u32 {
         crc32c::crc32c(&pattern(addr & !7).to_le_bytes())
     }
