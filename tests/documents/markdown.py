@@ -19,10 +19,15 @@ class Line:
         self.kind = kind
 
 
-def documents():
+def files(kind):
+    """All files whose names end so, without what is built or written by tests."""
     return sorted(
-        path for path in ROOT.rglob("*.md") if not SKIPPED & set(path.relative_to(ROOT).parts)
+        path for path in ROOT.rglob(f"*{kind}") if not SKIPPED & set(path.relative_to(ROOT).parts)
     )
+
+
+def documents():
+    return files(".md")
 
 
 def lines(path):

@@ -97,18 +97,6 @@ def options_of(program):
     return set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_of(program)))
 
 
-def sources(kinds):
-    """The files of these kinds, without what is built or written by tests."""
-    listed = subprocess.run(
-        ["git", "ls-files", *(f"*{kind}" for kind in kinds)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [path for name in listed.stdout.split() if (path := ROOT / name).exists()]
-
-
 def where(path, number=None):
     name = path.relative_to(ROOT).as_posix()
     return name if number is None else f"{name}:{number}"
@@ -128,7 +116,7 @@ class Text(unittest.TestCase):
 
     def test_code_is_within_100_columns(self):
         wide = []
-        for path in sources((".rs", ".py")):
+        for path in markdown.files(".rs") + markdown.files(".py"):
             for number, line in enumerate(path.read_text().splitlines(), 1):
                 if len(line) > MOST_COLUMNS and not WIDE_BY_NATURE.search(line):
                     wide.append(where(path, number))
