@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use zerocopy::FromZeros;
 
-use super::rig::{desc, part, record, Rig, MS};
+use super::rig::{desc, part, record, sid, Rig, MS};
 use crate::core::{FaultError, Job, Wants};
 use crate::wire::{LostReason, MessageType, PageResponse, EVENT_RECORD_SIZE};
 
@@ -228,12 +228,15 @@ fn test_channel_that_gets_a_device_again_is_given_out_to_be_read() {
 #[test]
 fn test_room_for_records_is_told_once() {
     let mut rig = Rig::new();
-    let record = [0; EVENT_RECORD_SIZE];
-    while rig.core.event_room() > 0 {
+    // Of the device that is there, so that each of them takes its place.
+    let mut record = [0; EVENT_RECORD_SIZE];
+    record[4..8].copy_from_slice(&sid(0).to_le_bytes());
+    for _ in 0..rig.core.event_room() {
         rig.core
             .stage_one_event(0, Some(&record), 1, rig.now)
             .unwrap();
     }
+    assert_eq!(rig.core.event_room(), 0);
     let full = jobs(&mut rig);
 
     rig.messages();
