@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    os::unix::net::UnixStream,
     thread,
     time::{Duration, Instant},
 };
@@ -189,7 +190,12 @@ fn negotiate(backend: &Backend) -> Result<Frontend, FrontendError> {
         timeout: LIMIT,
         ..Options::default()
     };
-    Frontend::negotiate(backend.connect(), &options)
+    // The socket goes with a process that has ended.
+    let stream = UnixStream::connect(backend.socket()).map_err(|source| FrontendError::System {
+        what: "cannot connect to the back-end",
+        source,
+    })?;
+    Frontend::negotiate(stream, &options)
 }
 
 pub fn test_backends_killed_at_random_answer_each_fault_once(platform: Platform) {
