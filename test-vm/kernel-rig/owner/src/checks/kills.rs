@@ -32,8 +32,11 @@ const DEVICES: usize = 2;
 const KILLS: u32 = 40;
 /// Outstanding at a time.
 const DEPTH: usize = 32;
-/// The longest time from one start to the next kill.
+/// The longest time from one start to the next kill is at least this, and twice as long as the
+/// first start has taken: an emulated machine is slow.
 const LIFE_US: u64 = 20_000;
+/// So many in succession may be killed before they serve.
+const EARLY: u32 = 4;
 
 /// What the owner of the devices keeps over the back-ends.
 struct Owner {
@@ -51,10 +54,12 @@ struct Owner {
     /// Faults seen and not known to be answered, by number of their command.
     under_way: BTreeMap<u64, u64>,
     random: u64,
+    life_us: u64,
 }
 
 impl Owner {
     fn start(hardware: Box<dyn Hardware>) -> Self {
+        let start = Instant::now();
         let backend = Backend::start();
         let room = negotiate(&backend)
             .and_then(|mut frontend| frontend.config())
@@ -73,8 +78,11 @@ impl Owner {
             accesses: Vec::new(),
             under_way: BTreeMap::new(),
             random: 1,
+            life_us: LIFE_US,
         };
         owner.connect().expect("the first connection");
+        let took = u64::try_from(start.elapsed().as_micros()).expect("a short time");
+        owner.life_us = LIFE_US.max(2 * took);
         owner
     }
 
@@ -111,11 +119,17 @@ impl Owner {
             ended += 1;
             let next = Backend::start();
             std::mem::replace(&mut self.backend, next).kill();
-            if mortal {
+            let early = mortal && ended <= EARLY;
+            if early {
                 self.kill_later();
             }
             match self.connect() {
-                Ok(()) => return ended,
+                Ok(()) => {
+                    if mortal && !early {
+                        self.kill_later();
+                    }
+                    return ended;
+                }
                 Err(e) => assert!(ends(&mut self.backend), "it lives, but {e}"),
             }
         }
@@ -128,7 +142,7 @@ impl Owner {
 
     /// Some are killed before they have recovered.
     fn kill_later(&mut self) {
-        let life = Duration::from_micros(self.below(LIFE_US));
+        let life = Duration::from_micros(self.below(self.life_us));
         let kill = self.backend.killer();
         thread::spawn(move || {
             thread::sleep(life);
