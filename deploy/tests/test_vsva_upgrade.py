@@ -45,6 +45,7 @@ class Host:
         self.resets = 0
         self.restarted = []
         self.start_fails = False
+        self.status_fails = False
 
     def run(self, *words):
         if words[0] == "systemctl":
@@ -57,6 +58,8 @@ class Host:
             layout = self.layouts[age]
             return json.dumps({"type": "vsva"} | ({"recovery-layout": layout} if layout else {}))
         assert command == "status", words
+        if self.status_fails:
+            raise OSError("status does not answer")
         return json.dumps({"vm": {"resets": self.resets}})
 
     def systemctl(self, command, *words):
@@ -227,7 +230,16 @@ class Upgrade(unittest.TestCase):
         self.host.resets = 1
         self.assert_stops("have been aborted")
 
+    def test_status_socket_that_does_not_answer_is_told_and_ends_nothing(self):
+        self.host.status_fails = True
+        status, _, errors = self.call()
+        self.assertEqual((status, self.host.restarted), (0, [FIRST, SECOND]))
+        self.assertIn("status does not answer", errors)
+
     def test_answer_that_is_not_understood_is_a_refusal(self):
+        self.host.layouts["old"] = []
+        self.assert_refused("layout")
+        self.host.layouts["old"] = 1
         self.host.exec_start = "{ argv[]=/program --max-faults=many ; }"
         self.assert_refused("not understood")
         self.host.devices[FIRST] = {"id": "other"}
