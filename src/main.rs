@@ -74,36 +74,55 @@ fn run(args: Args) -> Result<(), Error> {
 
 /// Runs a subcommand.
 fn tool(command: Command) -> ExitCode {
+    let code = |well| match well {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    };
     let done = match command {
-        Command::Status(args) => show_status(args).map_err(|e| e.to_string()),
+        Command::Status(args) => show_status(args).map(code).map_err(|e| e.to_string()),
         Command::Trace(args) => write_trace(args).map_err(|e| e.to_string()),
         Command::Report(args) => show_report(args).map_err(|e| e.to_string()),
     };
     match done {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(code) => code,
         Err(e) => {
-            eprintln!("vhost-user-vsva: {e}");
+            complain(&e);
             ExitCode::FAILURE
         }
     }
 }
 
-fn write_trace(args: TraceArgs) -> Result<bool, ClientError> {
-    let text = command::trace(args.path, &args.output)?;
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(true)
+/// Nobody may be there to read it.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr(), "vhost-user-vsva: {text}");
 }
 
-fn show_report(args: ReportArgs) -> Result<bool, ReportError> {
+/// Whoever reads it may have enough of it; that a disk is full is an error.
+fn print(text: &str) -> ExitCode {
+    let mut stdout = std::io::stdout();
+    let printed = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    match printed {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            complain(&format!("cannot write to stdout: {e}"));
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn write_trace(args: TraceArgs) -> Result<ExitCode, ClientError> {
+    Ok(print(&command::trace(args.path, &args.output)?))
+}
+
+fn show_report(args: ReportArgs) -> Result<ExitCode, ReportError> {
     let text = report::report(&Report {
         logs: args.logs,
         output: args.output,
         generation: args.generation,
     })?;
-    // Whoever reads it may have enough of it.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    Ok(true)
+    Ok(print(&text))
 }
 
 fn show_status(args: StatusArgs) -> Result<bool, ClientError> {
@@ -122,8 +141,7 @@ fn show_status(args: StatusArgs) -> Result<bool, ClientError> {
 fn main() -> ExitCode {
     // The specification has every other option ignored, even one that does not exist.
     if std::env::args_os().any(|arg| arg == "--print-capabilities") {
-        println!("{}", backend::capabilities());
-        return ExitCode::SUCCESS;
+        return print(&format!("{}\n", backend::capabilities()));
     }
     let args = Args::parse();
     if let Some(command) = args.command {
@@ -137,6 +155,8 @@ fn main() -> ExitCode {
     messages::finish();
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        // As for an option that does not exist: to start it again is of no use.
+        Err(Error::Config(_)) => ExitCode::from(2),
         Err(_) => ExitCode::FAILURE,
     }
 }

@@ -19,6 +19,8 @@ use crate::{
 
 /// Longest line; the program writes none that is a tenth as long.
 const LINE_MAX: usize = 64 * 1024;
+/// Of each record of the program.
+const BEGIN: &[u8] = br#"{"t_us":"#;
 
 /// Who does something in the picture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
@@ -190,13 +192,17 @@ impl Log {
             if bytes.trim_ascii().is_empty() {
                 continue;
             }
-            match parse(&bytes) {
+            // A file system may leave zeros where it had not written at a loss of power.
+            let text = bytes.trim_ascii();
+            let zeros = text.iter().take_while(|byte| **byte == 0).count();
+            let text = &text[zeros..];
+            match parse(text) {
                 Ok(Some(line)) => {
                     self.count(&line);
                     return Ok(Some(line));
                 }
                 Ok(None) => self.told.unknown += 1,
-                Err(e) if e.is_eof() && self.number > 1 => {
+                Err(e) if !e.is_data() && is_torn(text) => {
                     self.told.torn += 1;
                     self.told.last_torn = self.number;
                 }
@@ -223,6 +229,13 @@ impl Log {
             reason,
         }
     }
+}
+
+/// Whether a line that is no JSON begins as each record does, and has no end: it was being written
+/// when its process ended.
+fn is_torn(text: &[u8]) -> bool {
+    let begins = text.iter().zip(BEGIN).all(|(byte, begin)| byte == begin);
+    begins && !text.ends_with(b"}")
 }
 
 /// The line of an error is the log's, not the text's.

@@ -261,6 +261,26 @@ fn test_torn_last_line_is_left_out_and_told() {
 }
 
 #[test]
+fn test_line_torn_anywhere_in_the_middle_of_a_log_is_left_out_and_told() {
+    let place = Place::new();
+    let good = source().text;
+    let read = Lines::at(1).read(0, 1, 1).text.clone();
+    let whole = read.trim_end();
+    for cut in 1..whole.len() {
+        let (text, _) = place.of(format!("{}\n{good}", &whole[..cut])).unwrap();
+        has(&text, "line 1 is torn and left out");
+        has(&text, "faults: 1 read, 1 answered");
+    }
+}
+
+#[test]
+fn test_record_behind_zeros_is_read() {
+    let place = Place::new();
+    let (text, _) = place.of(format!("\0\0\0{}\0\0\n", source().text)).unwrap();
+    has(&text, "faults: 1 read, 1 answered");
+}
+
+#[test]
 fn test_line_that_is_no_record_is_an_error_with_file_and_number() {
     let place = Place::new();
     let good = Lines::at(1).event(0, "listening", "").text.clone();
@@ -278,7 +298,7 @@ fn test_line_that_is_no_record_is_an_error_with_file_and_number() {
     }
     has(&place.error("<svg>\n"), "line 1: ");
     has(&place.error([0xff, 0xfe, 0, b'\n']), "line 1: ");
-    has(&place.error("{\"t_us\":1"), "line 1: ");
+    has(&place.error("{\"t_us\":1"), "has no events");
 }
 
 #[test]

@@ -107,8 +107,12 @@ pub fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     let name = name.to_string_lossy();
     let name = name.strip_suffix(SUFFIX).unwrap_or(&name);
-    // It goes to a terminal.
-    name.chars().filter(|c| !c.is_control()).collect()
+    printable(name)
+}
+
+/// What may go to a terminal.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// Asks one.

@@ -98,7 +98,8 @@ fn once(status: &Status) -> Result<(String, bool), ClientError> {
     } else {
         &status.paths
     };
-    let rows: Vec<Row> = paths.iter().map(|path| ask(path)).collect();
+    let mut rows: Vec<Row> = paths.iter().map(|path| ask(path)).collect();
+    tell_apart(&mut rows, paths);
     let complete = rows.iter().all(|row| row.status.is_ok());
     let text = match status.format {
         Format::Table if rows.is_empty() => "no back-end runs\n".to_owned(),
@@ -113,6 +114,16 @@ fn ask(path: &Path) -> Row {
     Row {
         name: client::name(path),
         status: client::document(path).map_err(|e| e.to_string()),
+    }
+}
+
+/// VMs whose sockets have one name are called by their sockets' paths.
+fn tell_apart(rows: &mut [Row], paths: &[PathBuf]) {
+    let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+    for (row, path) in rows.iter_mut().zip(paths) {
+        if names.iter().filter(|name| **name == row.name).count() > 1 {
+            row.name = client::printable(&path.to_string_lossy());
+        }
     }
 }
 

@@ -57,7 +57,6 @@ SAYS_NOTHING_BY_ITSELF = {
     "device ...: ...": "it is the text of a refused request",
     "request ... for device ...: ...": "the same",
     ", SSID ...": "a part of the line about the oldest fault",
-    "vhost-user-vsva: ...": "who says what follows",
     "vsva-domain: ...": "who says what follows",
     "vhost-user-vsva hook: ...": "the same",
     "vhost-user-vsva device '...': ": "the same",

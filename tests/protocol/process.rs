@@ -51,6 +51,31 @@ fn inherit(fd: &impl AsFd) -> String {
 }
 
 #[test]
+fn test_limit_out_of_range_ends_with_the_status_of_a_wrong_option() {
+    let output = run(command().args(["--socket-path", "/nonexistent/x", "--max-devices", "500"]));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(
+        stderr.contains("--max-devices: 500 is out of range"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn test_output_that_cannot_be_written_is_an_error_and_no_panic() {
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    for to_stderr in [false, true] {
+        let mut command = command();
+        if to_stderr {
+            command.args(["report", "/nonexistent"]).stderr(full());
+        } else {
+            command.arg("--print-capabilities").stdout(full());
+        }
+        assert_eq!(command.status().unwrap().code(), Some(1), "{command:?}");
+    }
+}
+
+#[test]
 fn test_print_capabilities_prints_json_and_ignores_other_options() {
     let output = run(command().args([
         "--print-capabilities",

@@ -653,6 +653,20 @@ fn test_status_of_several_back_ends_is_one_table_one_object_one_text() {
 }
 
 #[test]
+fn test_status_of_sockets_of_one_name_has_each_of_them() {
+    let (one, other) = (Watched::start(), Watched::start());
+    let paths = [&*one.status, &*other.status];
+    let json = run_status(&["--json"], &paths);
+    let json: Value = serde_json::from_slice(&json.stdout).unwrap();
+    let metrics = String::from_utf8(run_status(&["--metrics"], &paths).stdout).unwrap();
+    for path in paths {
+        let path = path.to_str().unwrap();
+        assert_eq!(json[path]["phase"], "running", "{json}");
+        assert_eq!(metric(&metrics, &format!("vsva_up{{vm=\"{path}\"}}")), 1.0);
+    }
+}
+
+#[test]
 fn test_status_of_what_is_no_status_socket_says_so() {
     let watched = Watched::start();
     let output = run_status(&[], &[&watched.backend.socket()]);
