@@ -228,11 +228,15 @@ impl Vm {
         self.connect();
     }
 
-    fn try_connect(&mut self) -> Result<(), FrontendError> {
-        // It may have ended.
+    /// The process may have ended before anybody connects.
+    fn negotiate(&self) -> Result<Frontend, FrontendError> {
         let stream = UnixStream::connect(self.backend.socket());
         let stream = stream.map_err(|_| FrontendError::Timeout("listen"))?;
-        let mut frontend = Frontend::negotiate(stream, &options())?;
+        Frontend::negotiate(stream, &options())
+    }
+
+    fn try_connect(&mut self) -> Result<(), FrontendError> {
+        let mut frontend = self.negotiate()?;
         let next = self.copies.keys().next().copied();
         let first = next.unwrap_or(self.next_ticket);
         self.memory.go_on_at(self.event_base, first)?;
@@ -654,7 +658,7 @@ impl Vm {
     }
 
     fn try_load(&mut self, saved: &[u8]) -> Result<(), FrontendError> {
-        let mut frontend = Frontend::negotiate(self.backend.stream(), &options())?;
+        let mut frontend = self.negotiate()?;
         let mut attach = frontend.attach_channel()?;
         attach.share_memory(&self.memory)?;
         self.attach_all(&mut attach)?;
@@ -675,7 +679,8 @@ impl Vm {
     pub fn reset_all(&mut self) {
         self.disconnect();
         loop {
-            let reset = Frontend::negotiate(self.backend.stream(), &options())
+            let reset = self
+                .negotiate()
                 .and_then(|mut frontend| frontend.reset_backend());
             match reset {
                 Ok(()) => break,
