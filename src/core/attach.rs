@@ -82,9 +82,12 @@ impl<O: Observer> Core<O> {
         self.end_hold(device);
         let answered = self.abort_faults(device, now_ns);
         let dropped = self.pending.drop_device(device);
-        let heir = self.heir(device, channel);
-        self.stage_one.drop_device(device, heir);
         self.devices.remove(device);
+        // What is lost in its channel is told for another device there.
+        let others = self.channels.get(channel).map(|_| channel);
+        let heir = others.and_then(|channel| self.devices.on_channel(channel).next());
+        let heir = heir.map(|(other, _)| other);
+        self.stage_one.drop_device(device, heir);
         if let Some(slot) = self.channels.get_mut(channel) {
             slot.devices -= 1;
             if slot.devices == 0 {
@@ -106,15 +109,6 @@ impl<O: Observer> Core<O> {
         );
         self.end_drain_if_drained(now_ns);
         Ok(())
-    }
-
-    /// Another device of the channel with this index, which is told of what is lost there when
-    /// `device` has gone.
-    fn heir(&self, device: u32, channel: u32) -> Option<u32> {
-        let mut others = self.devices.iter().filter(|(other, _)| *other != device);
-        others
-            .find(|(_, other)| channel != NIL && other.channel == channel)
-            .map(|(other, _)| other)
     }
 
     /// The device was reset: its outstanding faults are answered INVALID, its submissions dropped.

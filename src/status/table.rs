@@ -117,8 +117,7 @@ fn write_details(out: &mut String, name: &str, document: &Document) -> fmt::Resu
         writeln!(
             out,
             "  device {}: SID {:#x}, {} of {} faults outstanding ({}), {} of {} submissions \
-             pending; \
-             {} faults and {} submissions in all{}{}",
+             pending; {} faults and {} submissions in all{}{}",
             device.device,
             device.sid,
             device.unanswered,

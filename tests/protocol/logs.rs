@@ -8,7 +8,8 @@ use std::{
         fd::AsFd,
         unix::net::{UnixDatagram, UnixStream},
     },
-    process::{Command, Stdio},
+    path::Path,
+    process::{Child, Command, Stdio},
 };
 
 use rustix::fs::{
@@ -43,6 +44,18 @@ fn serve_faults(vm: &mut OneDevice, count: u64) {
     }
 }
 
+/// A back-end that tells `stderr` all that it can, and its front end.
+fn start_with_stderr(socket: &Path, stderr: Stdio) -> (Child, OneDevice) {
+    let mut child = command()
+        .args(["--log-level", "trace", "--socket-path"])
+        .arg(socket)
+        .stderr(stderr)
+        .spawn()
+        .unwrap();
+    let frontend = Frontend::from_stream(connect(&mut child, socket), &options()).unwrap();
+    (child, OneDevice::with_frontend(frontend))
+}
+
 /// A pipe that takes nothing more, as what is written to and what holds it open.
 fn full_pipe() -> (Stdio, File) {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
@@ -60,14 +73,7 @@ fn test_stderr_that_nobody_reads_holds_neither_faults_nor_clients_nor_sigterm() 
     let dir = tempfile::tempdir().unwrap();
     let (stderr, reader) = full_pipe();
     let socket = dir.path().join("vsva.sock");
-    let mut child = command()
-        .args(["--log-level", "trace", "--socket-path"])
-        .arg(&socket)
-        .stderr(stderr)
-        .spawn()
-        .unwrap();
-    let frontend = Frontend::from_stream(connect(&mut child, &socket), &options()).unwrap();
-    let mut vm = OneDevice::with_frontend(frontend);
+    let (mut child, mut vm) = start_with_stderr(&socket, stderr);
     serve_faults(&mut vm, 100);
     drop(vm);
     let stream = UnixStream::connect(&socket).unwrap();
@@ -178,14 +184,9 @@ fn test_stderr_that_cannot_be_written_holds_neither_faults_nor_sigterm() {
     for stderr in [Stdio::from(full()), Stdio::from(gone()), Stdio::null()] {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("vsva.sock");
-        let mut child = command()
-            .args(["--log-level", "trace", "--socket-path"])
-            .arg(&socket)
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let frontend = Frontend::from_stream(connect(&mut child, &socket), &options()).unwrap();
-        serve_faults(&mut OneDevice::with_frontend(frontend), 100);
+        let (mut child, mut vm) = start_with_stderr(&socket, stderr);
+        serve_faults(&mut vm, 100);
+        drop(vm);
         terminate(&mut child);
     }
 }

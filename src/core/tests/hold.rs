@@ -12,6 +12,17 @@ fn kernel_rig() -> Rig {
     rig
 }
 
+/// Two devices of that channel, with a fault each; the first one is held. And the STAGs.
+fn two_faults_one_held() -> (Rig, Vec<u16>) {
+    let mut rig = kernel_rig();
+    rig.attach(&desc(1, 0));
+    rig.fault(0, &record(0, 1));
+    rig.fault(0, &record(1, 2));
+    let stags = rig.stags();
+    hold(&mut rig, 0);
+    (rig, stags)
+}
+
 fn hold(rig: &mut Rig, device: u32) {
     rig.core.hold(device, rig.now).unwrap();
 }
@@ -81,12 +92,7 @@ fn test_unhold_after_abort_forgets_faults_in_every_state() {
 
 #[test]
 fn test_unhold_after_abort_keeps_the_faults_of_other_devices() {
-    let mut rig = kernel_rig();
-    rig.attach(&desc(1, 0));
-    rig.fault(0, &record(0, 1));
-    rig.fault(0, &record(1, 2));
-    let stags = rig.stags();
-    hold(&mut rig, 0);
+    let (mut rig, stags) = two_faults_one_held();
 
     unhold(&mut rig, 0, true);
     rig.resume(1, stags[1]);
@@ -110,12 +116,7 @@ fn test_channel_of_two_held_devices_waits_for_both() {
 
 #[test]
 fn test_detach_while_another_device_is_held_is_answered_after_its_unhold() {
-    let mut rig = kernel_rig();
-    rig.attach(&desc(1, 0));
-    rig.fault(0, &record(0, 1));
-    rig.fault(0, &record(1, 2));
-    let stags = rig.stags();
-    hold(&mut rig, 0);
+    let (mut rig, stags) = two_faults_one_held();
 
     rig.core.detach(1, rig.now).unwrap();
     let while_held = rig.peek_answers(0);
