@@ -65,7 +65,13 @@ def added_text():
     files = {}
     for patch in sorted(SERIES.glob("0*.patch")):
         for path, start, lines in hunks(patch):
-            files.setdefault(path, File()).apply(start, lines)
+            try:
+                files.setdefault(path, File()).apply(start, lines)
+            except AssertionError as error:
+                raise AssertionError(
+                    f"{patch.name}: {path}, near line {start}: {error}; "
+                    "export the series again with git format-patch"
+                ) from None
     return {
         path: file.added()
         for path, file in files.items()
