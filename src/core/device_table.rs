@@ -76,7 +76,7 @@ impl Device {
 }
 
 fn dev_id_key(channel: u32, dev_id: u32) -> u64 {
-    u64::from(channel) << 32 | u64::from(dev_id)
+    (u64::from(channel) << 32) | u64::from(dev_id)
 }
 
 /// The devices, by number.

@@ -186,7 +186,7 @@ impl Layout {
 
 /// Two numbers in a word.
 pub fn pack(low: u32, high: u32) -> u64 {
-    u64::from(low) | u64::from(high) << 32
+    u64::from(low) | (u64::from(high) << 32)
 }
 
 /// The two numbers of a word.

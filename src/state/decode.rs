@@ -21,10 +21,10 @@ pub(super) fn decode(
     let header = read_header(&mut stream)?;
     check_header(version, limit, &header)?;
     let mut body = Body::new(stream, header.length.get());
-    let parsed = match parse_body(&mut body, header.sections.get()) {
-        Err(e @ (DecodeError::Read(_) | DecodeError::Truncated { .. })) => return Err(e),
-        parsed => parsed,
-    };
+    let parsed = parse_body(&mut body, header.sections.get());
+    if let Err(DecodeError::Read(_) | DecodeError::Truncated { .. }) = parsed {
+        return parsed;
+    }
     // What a damaged stream seems to say means nothing: its checksum comes first.
     let computed = body.finish()?;
     let stored = header.body_crc.get();

@@ -105,7 +105,7 @@ const TOUCHED_WORDS: usize = Limits::DEVICES_MAX.div_ceil(u64::BITS) as usize;
 impl Touched {
     fn set(&self, device: u32) {
         if let Some(word) = self.0.get((device / u64::BITS) as usize) {
-            let bits = word.load(Relaxed) | 1 << (device % u64::BITS);
+            let bits = word.load(Relaxed) | (1 << (device % u64::BITS));
             word.store(bits, Relaxed);
         }
     }

@@ -126,7 +126,7 @@ pub fn document(path: &Path) -> Result<Document, ClientError> {
         path: path.to_owned(),
         reason,
     };
-    let body = body(&answer).map_err(&wrong)?;
+    let body = body(&answer).map_err(wrong)?;
     serde_json::from_slice(body).map_err(|e| wrong(e.to_string()))
 }
 

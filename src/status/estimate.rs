@@ -53,7 +53,7 @@ impl Row {
     }
 
     fn put(&self, second: u64, value: u64) {
-        let word = second << VALUE_BITS | value.min(VALUE_MASK);
+        let word = (second << VALUE_BITS) | value.min(VALUE_MASK);
         self.slot(second).store(word, Relaxed);
     }
 

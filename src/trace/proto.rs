@@ -23,7 +23,7 @@ impl Message {
     }
 
     fn key(&mut self, field: u32, wire: u32) {
-        self.varint(u64::from(field) << 3 | u64::from(wire));
+        self.varint((u64::from(field) << 3) | u64::from(wire));
     }
 
     /// A number.

@@ -456,7 +456,7 @@ impl Vm {
     /// The kernel has lost an event of device 0.
     pub fn lose_event(&mut self, sequence: u32) {
         // IOMMU_VEVENTQ_FLAG_LOST_EVENTS and the number: as many bytes as an eventfd has.
-        let header = 1 | u64::from(sequence) << 32;
+        let header = 1 | (u64::from(sequence) << 32);
         rustix::io::write(&self.veventq, &header.to_ne_bytes()).unwrap();
     }
 
