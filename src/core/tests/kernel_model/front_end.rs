@@ -106,15 +106,13 @@ impl World {
     }
 
     pub fn detach(&mut self, device: u32) {
-        // A front end lets go of the page tables first.
-        if self.held_channel(channel_of(device)) {
-            return;
-        }
         let result = self.core.detach(device, self.now);
         assert_eq!(result.is_ok(), self.attached.contains(&device));
         if result.is_err() {
             return;
         }
+        // Its own HOLD has ended; that of another one of its channel goes on.
+        self.held.remove(&device);
         self.forget_device(device);
         self.attached.remove(&device);
         self.quiesced.remove(&device);
