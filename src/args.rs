@@ -2,9 +2,13 @@
 
 //! The command line.
 
-use std::path::PathBuf;
+use std::{fmt::Display, path::PathBuf, str::FromStr};
 
-use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+use clap::{
+    builder::{PossibleValuesParser, TypedValueParser},
+    ArgAction, Parser, Subcommand, ValueEnum,
+};
+use log::LevelFilter;
 use vhost_user_vsva::{
     core::Limits,
     sandbox::{SandboxMode, SeccompAction},
@@ -30,12 +34,13 @@ pub struct Args {
     pub socket_path: Option<PathBuf>,
 
     /// Use this file descriptor, a listening UNIX socket, instead of --socket-path.
-    #[arg(long, value_name = "FDNUM", value_parser = clap::value_parser!(i32).range(0..))]
+    #[arg(long, value_name = "FDNUM", value_parser = number(0, i32::MAX))]
     pub fd: Option<i32>,
 
     /// Serve one connection, and end with it. For whoever starts this program for one front end.
     #[arg(long)]
     pub one_off: bool,
+
     /// Make another UNIX socket here, which tells the status and changes nothing. Its mode is 0660.
     /// Without this, a socket named "status" from systemd is used, if there is one.
     #[arg(long, value_name = "PATH")]
@@ -46,8 +51,14 @@ pub struct Args {
     pub print_capabilities: bool,
 
     /// What to log to stderr; RUST_LOG, if set, wins.
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log_level: log::LevelFilter,
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        ignore_case = true,
+        value_parser = levels()
+    )]
+    pub log_level: LevelFilter,
 
     /// Append every step of every fault, submission and drain to FILE, one JSON object a line.
     #[arg(long, value_name = "FILE")]
@@ -59,22 +70,41 @@ pub struct Args {
     pub trace: Option<PathBuf>,
 
     /// The most devices that may be attached.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_devices)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Limits::default().max_devices,
+        value_parser = limit(1, Limits::DEVICES_MAX)
+    )]
     pub max_devices: u32,
 
     /// The most faults that may be outstanding, over all devices. The guest's STAGs are 16 bits
     /// wide.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_faults)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Limits::default().max_faults,
+        value_parser = limit(1, Limits::FAULTS_MAX)
+    )]
     pub max_faults: u32,
 
     /// The most faults that a device may have outstanding whose front end sets no limit; 0: a fair
-    /// share of
-    /// --max-faults.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_device_faults)]
+    /// share of --max-faults.
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Limits::default().max_device_faults,
+        value_parser = limit(0, Limits::FAULTS_MAX)
+    )]
     pub max_device_faults: u32,
 
     /// The most submissions that may be pending, over all devices.
-    #[arg(long, value_name = "N", default_value_t = Limits::default().max_pending)]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Limits::default().max_pending,
+        value_parser = limit(1, Limits::PENDING_MAX)
+    )]
     pub max_pending: u32,
 
     /// What to do about a system call that this program does not need.
@@ -92,8 +122,34 @@ pub struct Args {
 
     /// The version of the state stream: written, with no older reader allowed, and the newest one
     /// read. For testing the refusal.
-    #[arg(long, value_name = "N", hide = true, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", hide = true, value_parser = number(1, u16::MAX))]
     pub x_state_version: Option<u16>,
+}
+
+/// The values of `--log-level`, so that a wrong one is answered with them.
+fn levels() -> impl TypedValueParser<Value = LevelFilter> {
+    PossibleValuesParser::new(["off", "error", "warn", "info", "debug", "trace"])
+        .map(|level| level.parse().unwrap_or(LevelFilter::Info))
+}
+
+/// A number; what is none is answered with those that there are.
+fn number<T>(min: T, max: T) -> impl Fn(&str) -> Result<T, String> + Clone
+where
+    T: Copy + Display + FromStr + PartialOrd,
+{
+    move |text| {
+        let number = text.parse().ok();
+        let allowed = number.filter(|number| (min..=max).contains(number));
+        allowed.ok_or_else(|| format!("it must be a number from {min} to {max}"))
+    }
+}
+
+/// A limit, which is compared with its range when all of them are known.
+fn limit(min: u32, max: u32) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| {
+        let number = text.parse().ok();
+        number.ok_or_else(|| format!("it must be a number from {min} to {max}"))
+    }
 }
 
 /// The values of `--seccomp`.
@@ -179,7 +235,7 @@ pub struct ReportArgs {
     pub output: PathBuf,
 
     /// Only drains of this generation, instead of the last ones.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = number(0, u64::MAX))]
     pub generation: Option<u64>,
 
     /// Event logs of back-ends (--event-log); of a migration that of the source and that of the

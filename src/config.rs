@@ -58,12 +58,12 @@ pub enum ConfigError {
         .0.max
     )]
     Limits(#[from] LimitsError),
-    /// The path cannot be a socket's.
-    #[error("--socket-path must not be empty")]
-    EmptyPath,
-    /// The same of the status socket.
-    #[error("--status-socket must not be empty")]
-    EmptyStatusPath,
+    /// Each would have a half of what the other one is to have.
+    #[error("--event-log and --trace are both {0:?}: each needs a file of its own")]
+    SameFile(PathBuf),
+    /// A socket serves one purpose.
+    #[error("--socket-path and --status-socket are both {0:?}: each needs a path of its own")]
+    SameSocket(PathBuf),
     /// There is no socket.
     #[error(
         "No socket: give --socket-path or --fd, or start the program by systemd socket activation"

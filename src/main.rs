@@ -36,18 +36,10 @@ impl TryFrom<Args> for Config {
         };
         limits.check()?;
         let listen = match (args.socket_path, args.fd) {
-            (Some(path), _) if path.as_os_str().is_empty() => return Err(ConfigError::EmptyPath),
             (Some(path), _) => Some(Listen::Path(path)),
             (None, Some(fd)) => Some(Listen::Fd(fd)),
             (None, None) => None,
         };
-        if args
-            .status_socket
-            .as_ref()
-            .is_some_and(|path| path.as_os_str().is_empty())
-        {
-            return Err(ConfigError::EmptyStatusPath);
-        }
         Ok(Config {
             listen,
             one_off: args.one_off,
