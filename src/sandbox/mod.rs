@@ -76,7 +76,7 @@ pub fn enter<'a>(
 
 fn restrict_access<'a>(
     files: impl IntoIterator<Item = &'a Path>,
-) -> Result<(), landlock::RulesetError> {
+) -> Result<(), Box<dyn std::error::Error>> {
     let abi = ABI::V6;
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
@@ -90,9 +90,9 @@ fn restrict_access<'a>(
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
         };
-        if let Ok(folder) = PathFd::new(folder) {
-            ruleset = ruleset.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
-        }
+        // Without it the socket would stay when the process ends.
+        let folder = PathFd::new(folder)?;
+        ruleset = ruleset.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
     }
     let status = ruleset.restrict_self()?.ruleset;
     if status == RulesetStatus::NotEnforced {

@@ -6,7 +6,10 @@ use std::{
     fs::File,
     os::{
         fd::AsFd,
-        unix::net::{UnixDatagram, UnixStream},
+        unix::{
+            fs::symlink,
+            net::{UnixDatagram, UnixStream},
+        },
     },
     path::Path,
     process::{Child, Command, Stdio},
@@ -122,6 +125,50 @@ fn test_trace_that_cannot_be_opened_fails_and_names_it() {
         message.contains("Cannot open the trace \"/nonexistent/trace\""),
         "{message}"
     );
+}
+
+/// Starts it with the two, which must fail.
+fn assert_same_file_is_refused(log: &Path, trace: &Path) {
+    let socket = log.with_extension("sock");
+    let done = command()
+        .arg("--socket-path")
+        .arg(socket)
+        .arg("--event-log")
+        .arg(log)
+        .arg("--trace")
+        .arg(trace)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    let message = String::from_utf8(done.stderr).unwrap();
+    assert_eq!(done.status.code(), Some(2), "{message}");
+    assert!(
+        message.contains("--event-log and --trace are both"),
+        "{message}"
+    );
+}
+
+#[test]
+fn test_event_log_and_trace_in_one_file_are_refused_and_leave_it_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let [log, link, hard, fifo] = ["log", "link", "hard", "fifo"].map(|name| dir.path().join(name));
+    std::fs::write(&log, "precious\n").unwrap();
+    symlink(&log, &link).unwrap();
+    std::fs::hard_link(&log, &hard).unwrap();
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+    for (one, other) in [(&log, &log), (&log, &link), (&hard, &log), (&fifo, &fifo)] {
+        assert_same_file_is_refused(one, other);
+    }
+    assert_eq!(std::fs::read(&log).unwrap(), b"precious\n");
+    // One that is not there yet.
+    let new = dir.path().join("new");
+    assert_same_file_is_refused(&new, &new);
+}
+
+#[test]
+fn test_event_log_and_trace_that_are_both_thrown_away_are_two() {
+    let backend = Backend::start_with(&["--event-log", "/dev/null", "--trace", "/dev/null"]);
+    assert!(backend.terminate().success());
 }
 
 #[test]

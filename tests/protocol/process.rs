@@ -7,6 +7,7 @@ use std::{
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::{
+            fs::symlink,
             net::{UnixListener, UnixStream},
             process::ExitStatusExt,
         },
@@ -17,7 +18,7 @@ use std::{
 
 use rustix::{
     io::{fcntl_setfd, FdFlags},
-    process::Signal,
+    process::{kill_process, Pid, Signal},
 };
 use vhost_user_vsva::frontend::Frontend;
 
@@ -59,6 +60,102 @@ fn test_limit_out_of_range_ends_with_the_status_of_a_wrong_option() {
         stderr.contains("--max-devices: 500 is out of range"),
         "{stderr}"
     );
+}
+
+#[test]
+fn test_option_with_a_wrong_value_is_answered_with_those_that_it_may_have() {
+    for (words, allowed) in [
+        (
+            ["--log-level=loud"].as_slice(),
+            "off, error, warn, info, debug, trace",
+        ),
+        (&["--seccomp=maybe"], "none, kill, log, trap"),
+        (&["--sandbox=maybe"], "landlock, none"),
+        (&["--fd=x"], "from 0 to 2147483647"),
+        (&["--fd=-1"], "from 0 to 2147483647"),
+        (&["--max-devices=many"], "from 1 to 256"),
+        (&["--max-faults=-1"], "from 1 to 65536"),
+        (&["--max-device-faults="], "from 0 to 65536"),
+        (&["--max-device-faults=x"], "from 0 to 65536"),
+        (&["--max-pending=99999999999"], "from 1 to "),
+        (
+            &["--socket-path="],
+            "value is required for '--socket-path <PATH>'",
+        ),
+        (
+            &["--status-socket="],
+            "value is required for '--status-socket <PATH>'",
+        ),
+        (
+            &["--event-log="],
+            "value is required for '--event-log <FILE>'",
+        ),
+        (&["--trace="], "value is required for '--trace <FILE>'"),
+        (
+            &["report", "--generation=x", "log"],
+            "from 0 to 18446744073709551615",
+        ),
+        (
+            &["report", "--output=", "log"],
+            "value is required for '--output <FILE>'",
+        ),
+        (
+            &["trace", "--output="],
+            "value is required for '--output <FILE>'",
+        ),
+    ] {
+        let output = run(command().args(words));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
+        assert!(stderr.contains(allowed), "{words:?}: {stderr}");
+    }
+}
+
+#[test]
+fn test_start_with_one_socket_for_two_purposes_fails_and_leaves_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let link = dir.path().join("link");
+    symlink(dir.path(), &link).unwrap();
+    let socket = dir.path().join("vsva.sock");
+    for other in [socket.clone(), link.join("vsva.sock")] {
+        assert_fails(
+            command()
+                .args(["--socket-path".as_ref(), socket.as_os_str()])
+                .arg("--status-socket")
+                .arg(other),
+            &["--socket-path and --status-socket are both", "vsva.sock"],
+        );
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
+fn test_start_with_any_limit_of_open_files_leaves_no_socket_when_it_has_ended() {
+    for limit in 3..=40 {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("vsva.sock");
+        let script = format!(
+            "ulimit -n {limit}; \
+             exec \"$0\" --socket-path \"$1/vsva.sock\" --status-socket \"$1/status.sock\""
+        );
+        let mut child = Command::new("sh")
+            .args(["-c", &script])
+            .arg(env!("CARGO_BIN_EXE_vhost-user-vsva"))
+            .arg(dir.path())
+            .env_remove("RUST_LOG")
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        while child.try_wait().unwrap().is_none() {
+            // Signals wait since before there is a socket.
+            if UnixStream::connect(&socket).is_ok() {
+                let _ = kill_process(Pid::from_child(&child), Signal::TERM);
+                child.wait().unwrap();
+            }
+        }
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().flatten().collect();
+        assert!(left.is_empty(), "ulimit -n {limit} leaves {left:?}");
+    }
 }
 
 #[test]

@@ -23,7 +23,11 @@ use rustix::{
 };
 
 use super::systemd;
-use crate::{config::Listen, error::Error, sys};
+use crate::{
+    config::{ConfigError, Listen},
+    error::Error,
+    sys,
+};
 
 /// Descriptors that serving a connection takes, with those that it brings.
 const CONNECTION_FDS: usize = 24;
@@ -106,10 +110,14 @@ pub struct StatusSocket {
 }
 
 impl StatusSocket {
-    /// Makes it at `path`, else takes over what systemd has passed as such, if it has.
-    pub fn open(path: Option<&Path>) -> Result<Option<Self>, Error> {
+    /// Makes it at `path`, else takes over what systemd has passed as such, if it has; `other`: the
+    /// file of the vhost-user socket.
+    pub fn open(path: Option<&Path>, other: Option<&Path>) -> Result<Option<Self>, Error> {
         let (listener, file) = match path {
             Some(path) => {
+                if other.is_some() && fs::canonicalize(path).ok().as_deref() == other {
+                    return Err(ConfigError::SameSocket(path.to_owned()).into());
+                }
                 let (listener, file) = bind(path)?;
                 fs::set_permissions(path, fs::Permissions::from_mode(STATUS_MODE)).map_err(
                     |source| Error::Bind {

@@ -3,23 +3,18 @@
 //! The life of the process: set-up, one connection after the other, the end.
 
 pub mod listener;
+mod logs;
 mod systemd;
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom},
-    os::{
-        fd::{AsFd, BorrowedFd},
-        unix::fs::OpenOptionsExt,
-    },
-    path::Path,
+    io,
+    os::fd::{AsFd, BorrowedFd},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{poll, PollFd, PollFlags, Timespec},
-    fs::{fcntl_getfl, fcntl_setfl, OFlags},
     net::getsockname,
     process::{getrlimit, setrlimit, Resource, Rlimit},
 };
@@ -27,7 +22,7 @@ use rustix::{
 use super::{
     connection::Connection,
     engine::Engine,
-    events::{EventLog, Events, Step},
+    events::{Events, Step},
     instance::Backend,
     process::{
         listener::{Socket, StatusSocket},
@@ -45,7 +40,6 @@ use crate::{
     state::state_limit,
     status::{self, board::Board},
     sys::{self, SignalFd},
-    trace::Tracer,
 };
 
 /// What `--print-capabilities` prints. By the layout of the recovery area whoever wants to replace
@@ -71,7 +65,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         .map_err(Error::system("Cannot set up signals"))?;
     // Before any descriptor is made, as what the process was started with has fixed numbers.
     let mut socket = Socket::open(config.listen.as_ref())?;
-    let status = StatusSocket::open(config.status_socket.as_deref())?;
+    let status = StatusSocket::open(config.status_socket.as_deref(), socket.path())?;
     let heeded: &[_] = if config.one_off {
         // A terminal sends SIGINT to the front end as well, with whose connection this ends.
         &[libc::SIGTERM]
@@ -82,7 +76,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
     let board = Arc::new(Board::new(config.limits, now_ns()));
-    let events = Events::new(open_event_log(config)?, open_trace(config)?, board.clone());
+    let (event_log, trace) = logs::open(config)?;
+    let events = Events::new(event_log, trace, board.clone());
     let address = getsockname(&socket);
     let notifier = Notifier::connect();
     raise_descriptor_limit(config.limits);
@@ -173,68 +168,11 @@ impl Drop for FinishLog {
     }
 }
 
-fn open_event_log(config: &Config) -> Result<EventLog, Error> {
-    let Some(path) = &config.event_log else {
-        return Ok(EventLog::default());
-    };
-    let failed = |source| Error::EventLog {
-        path: path.clone(),
-        source,
-    };
-    let file = open_log_file(path).map_err(failed)?;
-    Ok(EventLog::new(file, is_torn(path)))
-}
-
-fn open_trace(config: &Config) -> Result<EventLog, Error> {
-    let Some(path) = &config.trace else {
-        return Ok(EventLog::default());
-    };
-    let failed = |source| Error::Trace {
-        path: path.clone(),
-        source,
-    };
-    let file = open_log_file(path).map_err(failed)?;
-    if file.metadata().map_err(failed)?.is_file() {
-        file.set_len(0).map_err(failed)?;
-    }
-    let tracer = Tracer::new("vhost-user-vsva", std::process::id(), now_ns());
-    Ok(EventLog::trace(file, tracer))
-}
-
-/// Whether the last line of a log, which another process has written, has no end. If that cannot be
-/// seen, it is taken to have one.
-fn is_torn(path: &Path) -> bool {
-    let is_file = std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() > 0);
-    let mut last = [0];
-    is_file
-        && File::open(path).is_ok_and(|mut file| {
-            file.seek(SeekFrom::End(-1)).is_ok() && file.read_exact(&mut last).is_ok()
-        })
-        && last != *b"\n"
-}
-
-/// Opens a file to append to, or a FIFO, without waiting for its reader.
-fn open_log_file(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options
-        .create(true)
-        .append(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-    let file = match options.open(path) {
-        // A FIFO that nobody reads yet; its own reader, the process has one.
-        Err(e) if e.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path)?,
-        result => result?,
-    };
-    // The thread that writes to it may wait.
-    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
-    Ok(file)
-}
-
 /// Sees to it that as many devices as are allowed can be attached.
 fn raise_descriptor_limit(limits: Limits) {
     // Fault channel, vEVENTQ and owner of each device; the rest of the program needs less than the
     // second number.
-    let needed = u64::from(limits.max_devices) * 3 + 128;
+    let needed = u64::from(limits.max_devices) * 3 + 192;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_none_or(|current| current >= needed) {
         return;
