@@ -21,6 +21,8 @@ pub mod error;
 pub mod frontend;
 mod lock;
 pub mod messages;
+mod output_file;
+mod printable;
 pub mod recovery;
 pub mod report;
 pub mod sandbox;

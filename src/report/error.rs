@@ -26,6 +26,8 @@ pub enum ReportError {
     Write { path: PathBuf, source: io::Error },
     #[error("The picture would replace {0:?}, an event log; choose another --output")]
     SameFile(PathBuf),
+    #[error("{0:?} is named twice; name it once, and the log of the other host")]
+    Twice(PathBuf),
     #[error("No drain has the generation {0}")]
     NoDrain(u64),
 }

@@ -4,21 +4,29 @@
 
 use std::{
     borrow::Cow,
-    fs::File,
-    io::{BufRead, BufReader, Read},
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde::Deserialize;
 
 use super::error::ReportError;
 use crate::{
     backend::events::{Event, Step},
     core::Observation,
+    printable,
 };
 
 /// Longest line; the program writes none that is a tenth as long.
 const LINE_MAX: usize = 64 * 1024;
+/// Of why a line is none.
+const REASON_MAX: usize = 200;
+/// How long who writes to a FIFO may say nothing.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Of each record of the program.
 const BEGIN: &[u8] = br#"{"t_us":"#;
 
@@ -138,6 +146,10 @@ pub struct Told {
     pub last_torn: u64,
     /// Events that the program could not write.
     pub lost: u64,
+    /// Lines with an earlier time than the one before.
+    pub backwards: u64,
+    /// The number of the last one of them.
+    pub last_backwards: u64,
     /// Times of the first and last line.
     pub first_us: u64,
     pub last_us: u64,
@@ -146,7 +158,8 @@ pub struct Told {
 /// A log that is being read.
 pub struct Log {
     path: PathBuf,
-    file: BufReader<File>,
+    file: BufReader<Source>,
+    identity: Option<(u64, u64)>,
     number: u64,
     told: Told,
 }
@@ -154,16 +167,33 @@ pub struct Log {
 impl Log {
     /// Opens it.
     pub fn open(path: &Path) -> Result<Self, ReportError> {
-        let file = File::open(path).map_err(|source| ReportError::Open {
+        let failed = |source| ReportError::Open {
             path: path.to_owned(),
             source,
-        })?;
+        };
+        // Without waiting for who writes to a FIFO.
+        let mut options = OpenOptions::new();
+        options
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+        let file = options.open(path).map_err(failed)?;
+        let about = file.metadata().map_err(failed)?;
+        let source = Source {
+            file,
+            silence: SILENCE,
+        };
         Ok(Log {
             path: path.to_owned(),
-            file: BufReader::with_capacity(LINE_MAX, file),
+            file: BufReader::with_capacity(LINE_MAX, source),
+            identity: about.is_file().then(|| (about.dev(), about.ino())),
             number: 0,
             told: Told::default(),
         })
+    }
+
+    /// Whether both are one file.
+    pub fn is(&self, other: &Log) -> bool {
+        self.identity.is_some() && self.identity == other.identity
     }
 
     /// What has been read.
@@ -214,6 +244,9 @@ impl Log {
     fn count(&mut self, line: &Line) {
         if self.told.events == 0 {
             self.told.first_us = line.t_us;
+        } else if line.t_us < self.told.last_us {
+            self.told.backwards += 1;
+            self.told.last_backwards = self.number;
         }
         self.told.events += 1;
         self.told.last_us = line.t_us;
@@ -231,6 +264,36 @@ impl Log {
     }
 }
 
+/// A file, or a FIFO whose writer may be slow, but not for ever.
+struct Source {
+    file: File,
+    silence: Duration,
+}
+
+impl Read for Source {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.file.read(bytes) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+            let limit = Timespec {
+                tv_sec: i64::try_from(self.silence.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: self.silence.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&limit)) {
+                Ok(0) => {
+                    let limit = self.silence.as_secs();
+                    let text = format!("nothing has come out of it for {limit} s");
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
 /// Whether a line that is no JSON begins as each record does, and has no end: it was being written
 /// when its process ended.
 fn is_torn(text: &[u8]) -> bool {
@@ -244,8 +307,7 @@ fn reason(e: &serde_json::Error) -> String {
     let text = text
         .rsplit_once(" at line ")
         .map_or(&*text, |(text, _)| text);
-    // It goes to a terminal.
-    let mut text: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    let mut text = printable::beginning(text, REASON_MAX);
     if e.column() > 0 {
         text += &format!(", column {}", e.column());
     }
@@ -260,7 +322,8 @@ fn is_unknown(e: &serde_json::Error) -> bool {
 fn parse(bytes: &[u8]) -> Result<Option<Line>, serde_json::Error> {
     let head: Head = serde_json::from_slice(bytes)?;
     let known = match &*head.event {
-        "section" | "mark" | "span" => serde_json::from_slice(bytes).map(Entry::Note),
+        // Who writes these is told what is wrong with them.
+        "section" | "mark" | "span" => Ok(Entry::Note(serde_json::from_slice(bytes)?)),
         _ if head.actor == "backend" => event(bytes).map(Entry::Event),
         _ => return Ok(None),
     };
@@ -276,5 +339,22 @@ fn event(bytes: &[u8]) -> Result<Event, serde_json::Error> {
     match serde_json::from_slice::<Observation>(bytes) {
         Err(e) if is_unknown(&e) => serde_json::from_slice(bytes).map(Event::Shell),
         event => event.map(Event::Core),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_fifo_whose_writer_says_nothing_is_an_error_after_a_time() {
+        let (reader, _writer) = rustix::pipe::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&reader, true).unwrap();
+        let mut source = Source {
+            file: reader.into(),
+            silence: Duration::ZERO,
+        };
+        let error = source.read(&mut [0]).unwrap_err();
+        assert_eq!(error.to_string(), "nothing has come out of it for 0 s");
     }
 }

@@ -17,8 +17,7 @@ mod tests;
 mod text;
 
 use std::{
-    fs::{self, File},
-    io::Write,
+    fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -28,6 +27,7 @@ use self::{
     log::{Line, Log},
     story::Story,
 };
+use crate::{output_file, printable};
 
 /// What to report.
 #[derive(Clone, Debug)]
@@ -42,10 +42,14 @@ pub struct Report {
 
 /// Draws the picture, and returns the text.
 pub fn report(report: &Report) -> Result<String, ReportError> {
-    let mut logs = Vec::new();
+    let mut logs: Vec<(_, Log)> = Vec::new();
     for path in &report.logs {
         check_output(path, &report.output)?;
-        logs.push((path, Log::open(path)?));
+        let log = Log::open(path)?;
+        if logs.iter().any(|(_, other)| log.is(other)) {
+            return Err(ReportError::Twice(path.clone()));
+        }
+        logs.push((path, log));
     }
     let mut story = Story::new(logs.len(), report.generation);
     read(&mut logs, &mut story)?;
@@ -54,7 +58,7 @@ pub fn report(report: &Report) -> Result<String, ReportError> {
         if log.told().events == 0 {
             return Err(ReportError::Empty(path.to_path_buf()));
         }
-        told.push((clean(path), log.told()));
+        told.push((printable::path(path), log.told()));
     }
     story.finish();
     if let (Some(generation), true) = (report.generation, story.parts.is_empty()) {
@@ -64,17 +68,12 @@ pub fn report(report: &Report) -> Result<String, ReportError> {
         path: report.output.clone(),
         source,
     };
-    File::create(&report.output)
-        .and_then(|mut file| file.write_all(picture::draw(&story).as_bytes()))
-        .map_err(failed)?;
+    output_file::write(&report.output, picture::draw(&story).as_bytes()).map_err(failed)?;
     let text = text::text(&told, &story);
-    Ok(format!("{text}picture: {}\n", clean(&report.output)))
-}
-
-/// It goes to a terminal.
-fn clean(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    text.chars().filter(|c| !c.is_control()).collect()
+    Ok(format!(
+        "{text}picture: {}\n",
+        printable::path(&report.output)
+    ))
 }
 
 fn check_output(log: &Path, output: &Path) -> Result<(), ReportError> {

@@ -7,7 +7,7 @@ use super::{
     log::{Kind, Lane},
     runs::Runs,
 };
-use crate::wire::DrainFailedReason;
+use crate::{printable, wire::DrainFailedReason};
 
 const TEXT_MAX: usize = 80;
 
@@ -133,8 +133,5 @@ impl Part {
 
 /// A text of a log, cut and fit to be drawn.
 pub fn short(text: &str) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(TEXT_MAX)
-        .collect()
+    printable::beginning(text, TEXT_MAX)
 }

@@ -20,7 +20,7 @@ use crate::{
 /// Parts that are kept, the last ones.
 const PARTS_MAX: usize = 16;
 /// Of one part.
-const NOTES_MAX: usize = 256;
+pub const NOTES_MAX: usize = 256;
 
 /// What is kept of drains in all.
 #[derive(Default)]
@@ -38,6 +38,8 @@ pub struct Story {
     pub drains: Drains,
     pub parts: VecDeque<Part>,
     pub unanswered: u64,
+    /// Notes of others that no part has room for, or that come before the first one.
+    pub left_out: u64,
     wanted: Option<u64>,
     faults: Vec<Faults>,
     current: Option<Part>,
@@ -54,6 +56,7 @@ impl Story {
             drains: Drains::default(),
             parts: VecDeque::new(),
             unanswered: 0,
+            left_out: 0,
             wanted,
             faults: (0..logs).map(|_| Faults::default()).collect(),
             current: None,
@@ -81,6 +84,7 @@ impl Story {
             return;
         }
         let Some(part) = &mut self.current else {
+            self.left_out += 1;
             return;
         };
         match note {
@@ -108,7 +112,7 @@ impl Story {
                 begin_us: t_us,
                 end_us: (*until_us).max(t_us),
             }),
-            _ => {}
+            _ => self.left_out += 1,
         }
     }
 

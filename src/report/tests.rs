@@ -2,6 +2,7 @@
 
 use std::{fmt::Write as _, fs};
 
+use rustix::fs::{mknodat, FileType, Mode, CWD};
 use tempfile::TempDir;
 
 use super::*;
@@ -359,14 +360,77 @@ fn test_notes_of_others_are_drawn_and_make_no_markup() {
     has(&picture, "Run &lt;A&gt;, step by step");
     has(&picture, "a &amp; b");
     has(&picture, "vCPUs stopped, 200.0 ms");
-    let wrong = concat!(
-        r#"{"t_us":1,"actor":"x","event":"mark","from":"nobody","to":"guest","text":"","#,
-        r#""kind":"fault"}"#
+}
+
+#[test]
+fn test_note_that_names_nobody_is_an_error_with_who_there_is() {
+    let place = Place::new();
+    let good = concat!(
+        r#"{"t_us":1,"actor":"x","event":"mark","from":"device","to":"guest","#,
+        r#""text":"","kind":"fault"}"#
     );
+    for (one, other, known) in [
+        (r#""from":"device""#, r#""from":"nobody""#, "`guest`"),
+        (r#""to":"guest""#, r#""to":"nobody""#, "`guest`"),
+        (r#""kind":"fault""#, r#""kind":"nothing""#, "`drain`"),
+        (r#""from":"device","#, "", "missing field `from`"),
+    ] {
+        let error = place.error(format!("{}\n", good.replace(one, other)));
+        has(&error, "line 1: ");
+        has(&error, known);
+    }
+}
+
+#[test]
+fn test_notes_that_find_no_place_are_told() {
+    let place = Place::new();
+    let mark = concat!(
+        r#"{"t_us":1,"actor":"x","event":"mark","from":"device","to":"guest","#,
+        r#""text":"early","kind":"fault"}"#
+    );
+    let mut lines = Lines::at(1_000_000);
+    lines.text = format!("{mark}\n");
+    lines.drain(0, 1);
+    lines.text += &format!("{mark}\n").repeat(300);
+    let (text, _) = place.of(lines.text).unwrap();
+    has(&text, "45 marks and spans are not drawn");
     has(
-        &place.of(format!("{wrong}\n")).unwrap_err().to_string(),
-        "has no events",
+        &text,
+        "line 3 is earlier than the one before; 1 such lines in all",
     );
+    let (text, _) = place.of(source().text).unwrap();
+    assert!(
+        !text.contains("not drawn") && !text.contains("earlier"),
+        "{text}"
+    );
+}
+
+#[test]
+fn test_log_that_is_named_twice_is_refused_by_whatever_name() {
+    let place = Place::new();
+    let log = place.file("events.jsonl", source().text);
+    let [link, hard] = ["link", "hard"].map(|name| place.0.path().join(name));
+    std::os::unix::fs::symlink(&log, &link).unwrap();
+    fs::hard_link(&log, &hard).unwrap();
+    for other in [&log, &link, &hard] {
+        let error = place.report(vec![log.clone(), other.clone()]).unwrap_err();
+        has(&error.to_string(), "is named twice");
+    }
+}
+
+#[test]
+fn test_fifo_without_writer_is_an_error_at_once() {
+    let place = Place::new();
+    let fifo = place.0.path().join("fifo");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::from(0o600), 0).unwrap();
+    let error = place.report(vec![fifo.clone()]).unwrap_err();
+    has(&error.to_string(), "has no events");
+    let error = report(&Report {
+        logs: vec![place.file("events.jsonl", source().text)],
+        output: fifo,
+        generation: None,
+    });
+    has(&error.unwrap_err().to_string(), "it is a FIFO");
 }
 
 #[test]

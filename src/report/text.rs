@@ -8,7 +8,7 @@ use super::{
     faults::Fault,
     log::Told,
     part::{Outcome, Part},
-    story::Story,
+    story::{Story, NOTES_MAX},
 };
 use crate::status::{
     histogram::Histogram,
@@ -97,6 +97,14 @@ fn write(out: &mut String, logs: &[(String, Told)], story: &Story) -> fmt::Resul
     if drains.drained > 0 {
         times(out, "drained in", &drains.times)?;
     }
+    if story.left_out > 0 {
+        writeln!(
+            out,
+            "{} marks and spans are not drawn: they are before the first section or drain, or one \
+             has more than {NOTES_MAX}",
+            story.left_out
+        )?;
+    }
     story.parts.iter().try_for_each(|one| part(out, one))
 }
 
@@ -113,6 +121,14 @@ fn log(out: &mut String, name: &str, told: &Told) -> fmt::Result {
             out,
             "  {} events are missing, as they came faster than they could be written",
             told.lost
+        )?;
+    }
+    if told.backwards > 0 {
+        writeln!(
+            out,
+            "  line {} is earlier than the one before; {} such lines in all: a clock was set back, \
+             or lines were put in",
+            told.last_backwards, told.backwards
         )?;
     }
     if told.torn > 0 {

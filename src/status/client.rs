@@ -16,6 +16,7 @@ use rustix::net::{
 use thiserror::Error;
 
 use super::document::Document;
+use crate::printable;
 
 /// Where the units of the package make the sockets.
 pub const FOLDER: &str = "/run/vhost-user-vsva";
@@ -67,6 +68,9 @@ pub enum ClientError {
         /// What is wrong with the answer.
         reason: String,
     },
+    /// There is nobody to ask.
+    #[error("no back-end runs: there is no status socket in {FOLDER}; name one that is elsewhere")]
+    Nobody,
     /// It is not clear whose trace is wanted.
     #[error("{0} back-ends run; name the status socket of one")]
     WhichOne(usize),
@@ -107,12 +111,7 @@ pub fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     let name = name.to_string_lossy();
     let name = name.strip_suffix(SUFFIX).unwrap_or(&name);
-    printable(name)
-}
-
-/// What may go to a terminal.
-pub fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
+    printable::text(name)
 }
 
 /// Asks one.

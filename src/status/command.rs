@@ -14,6 +14,7 @@ use super::{
     metrics::{self, Source},
     table::{screen, Row},
 };
+use crate::{output_file, printable};
 
 /// From one screen to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -71,19 +72,17 @@ pub fn trace(socket: Option<PathBuf>, output: &Path) -> Result<String, ClientErr
             let mut all = client::all()?;
             match (all.pop(), all.len()) {
                 (Some(only), 0) => only,
-                (found, others) => {
-                    return Err(ClientError::WhichOne(others + usize::from(found.is_some())))
-                }
+                (Some(_), others) => return Err(ClientError::WhichOne(others + 1)),
+                (None, _) => return Err(ClientError::Nobody),
             }
         }
     };
     let bytes = client::trace(&socket)?;
-    std::fs::write(output, &bytes).map_err(|source| ClientError::Output {
+    output_file::write(output, &bytes).map_err(|source| ClientError::Output {
         path: output.to_owned(),
         source,
     })?;
-    let output = output.to_string_lossy();
-    let output: String = output.chars().filter(|c| !c.is_control()).collect();
+    let output = printable::path(output);
     Ok(format!(
         "trace: {output} ({} B), for ui.perfetto.dev\n",
         bytes.len()
@@ -102,7 +101,7 @@ fn once(status: &Status) -> Result<(String, bool), ClientError> {
     tell_apart(&mut rows, paths);
     let complete = rows.iter().all(|row| row.status.is_ok());
     let text = match status.format {
-        Format::Table if rows.is_empty() => "no back-end runs\n".to_owned(),
+        Format::Table if rows.is_empty() => format!("{}\n", ClientError::Nobody),
         Format::Table => screen(&rows),
         Format::Json => json(&rows),
         Format::Metrics => metrics(rows)?,
@@ -122,7 +121,7 @@ fn tell_apart(rows: &mut [Row], paths: &[PathBuf]) {
     let names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
     for (row, path) in rows.iter_mut().zip(paths) {
         if names.iter().filter(|name| **name == row.name).count() > 1 {
-            row.name = client::printable(&path.to_string_lossy());
+            row.name = printable::path(path);
         }
     }
 }
