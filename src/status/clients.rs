@@ -18,13 +18,14 @@ use super::http::{parse, Parsed, Wanted, REQUEST_MAX};
 /// From the connection to the last byte of the answer.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// From the connection until it has to make room for others, if they need it.
+const GRACE: Duration = Duration::from_millis(40);
+
 /// What is to be done about a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Wait for it.
+    /// Wait for it, or answer it if it is known what it wants.
     Wait,
-    /// Answer it.
-    Answer(Wanted),
     /// Hang up.
     End,
 }
@@ -33,6 +34,7 @@ pub struct Client {
     socket: OwnedFd,
     deadline: Instant,
     request: Vec<u8>,
+    wanted: Option<Wanted>,
     answer: Vec<u8>,
     sent: usize,
 }
@@ -43,20 +45,36 @@ impl Client {
             socket,
             deadline: now + LIMIT,
             request: Vec::new(),
+            wanted: None,
             answer: Vec::new(),
             sent: 0,
         }
+    }
+
+    /// Whether it has had the time to ask.
+    pub fn may_go(&self, now: Instant) -> bool {
+        self.wanted.is_none() && now + LIMIT >= self.deadline + GRACE
     }
 
     pub fn deadline(&self) -> Instant {
         self.deadline
     }
 
+    /// What it waits for.
+    pub fn wanted(&self) -> Option<Wanted> {
+        self.wanted
+    }
+
+    /// Whether it has said nothing yet.
+    pub fn is_idle(&self) -> bool {
+        self.request.is_empty()
+    }
+
     pub fn interest(&self) -> PollFlags {
-        if self.waiting() {
-            PollFlags::OUT
-        } else {
-            PollFlags::IN
+        match self.wanted {
+            Some(_) => PollFlags::empty(),
+            None if self.waiting() => PollFlags::OUT,
+            None => PollFlags::IN,
         }
     }
 
@@ -67,15 +85,16 @@ impl Client {
 
     /// Goes on, after its socket has become ready.
     pub fn go_on(&mut self) -> Next {
-        if self.waiting() {
-            self.write()
-        } else {
-            self.read()
+        match self.wanted {
+            Some(_) => Next::Wait,
+            None if self.waiting() => self.write(),
+            None => self.read(),
         }
     }
 
     /// Gives it its answer.
     pub fn tell(&mut self, answer: Vec<u8>) -> Next {
+        self.wanted = None;
         self.answer = answer;
         self.write()
     }
@@ -92,7 +111,10 @@ impl Client {
         }
         match parse(&self.request) {
             Parsed::Partial => Next::Wait,
-            Parsed::Request(wanted) => Next::Answer(wanted),
+            Parsed::Request(wanted) => {
+                self.wanted = Some(wanted);
+                Next::Wait
+            }
             Parsed::Refused(status) => {
                 self.answer = super::http::refusal(status);
                 self.write()

@@ -43,7 +43,8 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     if request.method != Some("GET") {
         return Parsed::Refused("405 Method Not Allowed");
     }
-    match request.path {
+    // A scrape may have parameters, of which there are none here.
+    match request.path.and_then(|path| path.split('?').next()) {
         Some("/status") => Parsed::Request(Wanted::Status),
         Some("/metrics") => Parsed::Request(Wanted::Metrics),
         Some("/trace") => Parsed::Request(Wanted::Trace),
@@ -80,6 +81,18 @@ mod tests {
     }
 
     #[test]
+    fn test_request_with_a_query_is_answered_as_without() {
+        for (target, wanted) in [
+            ("/status?x", Wanted::Status),
+            ("/metrics?collect[]=a&format=text", Wanted::Metrics),
+            ("/trace?", Wanted::Trace),
+        ] {
+            let request = format!("GET {target} HTTP/1.1\r\n\r\n");
+            assert_eq!(parse(request.as_bytes()), Parsed::Request(wanted));
+        }
+    }
+
+    #[test]
     fn test_request_that_is_not_served_is_refused_with_its_status() {
         let long = [
             b"GET /status HTTP/1.1\r\nX: ".as_slice(),
@@ -89,6 +102,7 @@ mod tests {
         for (request, status) in [
             (b"POST /status HTTP/1.1\r\n\r\n".as_slice(), "405"),
             (b"GET / HTTP/1.1\r\n\r\n", "404"),
+            (b"GET /?/status HTTP/1.1\r\n\r\n", "404"),
             (b"\x16\x03\x01\x02\x00", "400"),
             (&long, "431"),
         ] {

@@ -2,9 +2,11 @@
 
 //! The status socket: a thread of its own, which reads the board and takes no lock of the service.
 //!
-//! Whatever its clients do costs bounded memory and time: there are 16 at most, of which the oldest
-//! has to go for the next one; each has 5 s in whole, a request of 4 KiB at most, and no more than
-//! 200 are accepted in a second. There is one trace in a second, as that is more work.
+//! Whatever its clients do costs bounded memory and time: there are 64 at most; when
+//! there are more, the oldest that has asked nothing has to go, after 40 ms. Each has 5 s in whole
+//! and a request of 4 KiB at most. The thread works 200 times in a second at most: each time 16 are
+//! accepted, which is little work, and one is answered. There is one trace in a second, as that is
+//! more work.
 
 use std::{
     io,
@@ -30,9 +32,11 @@ use super::{
 use crate::trace::Tracer;
 
 /// Most clients at a time.
-const CLIENTS: usize = 16;
-/// From one client to the next.
+const CLIENTS: usize = 64;
+/// From one answer to the next.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Clients that are accepted between two answers.
+const ACCEPTS: usize = 16;
 /// After the system had no descriptor for one.
 const REST: Duration = Duration::from_millis(100);
 
@@ -49,6 +53,7 @@ pub fn start(listener: UnixListener, board: Arc<Board>, now_ns: fn() -> u64) -> 
         board,
         now_ns,
         clients: Vec::with_capacity(CLIENTS),
+        next_turn: Instant::now(),
         next_accept: Instant::now(),
         next_trace: Instant::now(),
     };
@@ -64,6 +69,7 @@ struct Server {
     now_ns: fn() -> u64,
     /// The oldest first.
     clients: Vec<Client>,
+    next_turn: Instant,
     next_accept: Instant,
     next_trace: Instant,
 }
@@ -71,6 +77,8 @@ struct Server {
 impl Server {
     fn run(mut self) {
         loop {
+            // Whatever they have to say waits until then.
+            thread::sleep(self.next_turn.saturating_duration_since(Instant::now()));
             let now = Instant::now();
             self.clients.retain(|client| client.deadline() > now);
             let accepts = now >= self.next_accept;
@@ -80,6 +88,8 @@ impl Server {
                     if arrived {
                         self.accept();
                     }
+                    self.answer_one();
+                    self.next_turn = Instant::now() + PAUSE;
                 }
                 Err(Errno::INTR) => {}
                 Err(e) => {
@@ -101,8 +111,10 @@ impl Server {
             fds.push(PollFd::new(&self.listener, PollFlags::IN));
         }
         let pause = (!accepts).then_some(self.next_accept);
+        let asked = self.clients.iter().any(|client| client.wanted().is_some());
         let first = self.clients.iter().map(Client::deadline);
-        let timeout = first.chain(pause).min().map(|until| {
+        let first = first.chain(pause).chain(asked.then_some(now));
+        let timeout = first.min().map(|until| {
             // A whole millisecond more, so that it does not wake up too early again and again.
             let left = until.saturating_duration_since(now) + Duration::from_millis(1);
             Timespec {
@@ -117,38 +129,59 @@ impl Server {
     }
 
     fn serve(&mut self, ready: &[bool]) {
-        let mut clients = std::mem::take(&mut self.clients);
         let mut ready = ready.iter();
-        clients.retain_mut(|client| {
-            let mut next = match ready.next() {
-                Some(true) => client.go_on(),
-                _ => Next::Wait,
-            };
-            if let Next::Answer(wanted) = next {
-                next = client.tell(self.answer(wanted));
-            }
-            next != Next::End
+        self.clients.retain_mut(|client| match ready.next() {
+            Some(true) => client.go_on() != Next::End,
+            _ => true,
         });
-        self.clients = clients;
+    }
+
+    /// The one that waits longest.
+    fn answer_one(&mut self) {
+        let asked = self.clients.iter().map(Client::wanted).enumerate();
+        let Some((at, wanted)) = asked.filter_map(|(at, wanted)| Some((at, wanted?))).next() else {
+            return;
+        };
+        let answer = self.answer(wanted);
+        if self.clients[at].tell(answer) == Next::End {
+            self.clients.remove(at);
+        }
     }
 
     fn accept(&mut self) {
-        let now = Instant::now();
-        self.next_accept = now + PAUSE;
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        match accept_with(&self.listener, flags) {
-            Ok(socket) => {
-                if self.clients.len() == CLIENTS {
-                    self.clients.remove(0);
-                }
-                self.clients.push(Client::new(socket, now));
+        for _ in 0..ACCEPTS {
+            let now = Instant::now();
+            let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
+            if poll(&mut fds, Some(&Timespec::default())) != Ok(1) || !self.make_room(now) {
+                return;
             }
-            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => {}
-            Err(e) => {
-                log::warn!("status socket: cannot accept a client: {e}");
-                self.next_accept = now + REST;
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match accept_with(&self.listener, flags) {
+                Ok(socket) => {
+                    let mut client = Client::new(socket, now);
+                    if client.go_on() == Next::Wait {
+                        self.clients.push(client);
+                    }
+                }
+                Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return,
+                Err(e) => {
+                    log::warn!("status socket: cannot accept a client: {e}");
+                    self.next_accept = now + REST;
+                    return;
+                }
             }
         }
+    }
+
+    /// Whether there is room for another client. Who has asked stays until it is answered.
+    fn make_room(&mut self, now: Instant) -> bool {
+        if self.clients.len() < CLIENTS {
+            return true;
+        }
+        let old = |client: &Client| client.may_go(now);
+        let position = |of: &dyn Fn(&Client) -> bool| self.clients.iter().position(of);
+        let at = position(&|client| client.is_idle() && old(client)).or_else(|| position(&old));
+        at.map(|at| self.clients.remove(at)).is_some()
     }
 
     fn trace(&mut self) -> Vec<u8> {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use super::{
     board::Board,
-    document::{Device, Document},
+    document::{Device, Document, Fault, LastDrain, Outcome},
     meter::Meter,
+    table::{screen, Row},
 };
 use crate::{
     core::{Attachment, Core, Limits, Recovered, SavedFault, SavedGroup},
     wire::{
-        EventRecord, LostReason, Message, MessageType, PgFault, ResponseCode, SmmuCommand,
-        Submission, DEVICE_NONE, PGFAULT_LAST_PAGE, U32, U64,
+        DrainFailedReason, EventRecord, LostReason, Message, MessageType, PgFault, ResponseCode,
+        SmmuCommand, Submission, DEVICE_NONE, PGFAULT_LAST_PAGE, U32, U64,
     },
 };
 
@@ -214,4 +215,79 @@ fn test_device_shows_the_faults_that_another_process_has_left() {
     watched.core.finish_recovery(NOW);
 
     assert_eq!(watched.figures(), [(1, 4, 0, 8)]);
+}
+
+/// The names of all members, of whatever depth.
+fn members(value: &serde_json::Value, found: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(object) => {
+            for (name, value) in object {
+                found.push(name.clone());
+                members(value, found);
+            }
+        }
+        serde_json::Value::Array(values) => values.iter().for_each(|value| members(value, found)),
+        _ => {}
+    }
+}
+
+/// The document with everything that it can have.
+fn full_document() -> Document {
+    let mut watched = Watched::new();
+    watched.fault(0, 1);
+    watched.devices();
+    let mut document = Document::new(&watched.board, NOW).unwrap();
+    let fault = Fault {
+        sid: 0,
+        ssid: None,
+        addr: 0,
+        age_ms: 0,
+    };
+    document.faults.oldest = Some(fault);
+    let last = |outcome| {
+        Some(LastDrain {
+            generation: 1,
+            timeout_ms: 1,
+            duration_ns: 1,
+            ended_s_ago: 0.0,
+            outcome,
+        })
+    };
+    document.drains.last = last(Outcome::Failed {
+        reason: DrainFailedReason::Deadline,
+        outstanding: 1,
+        untaken: 1,
+        untaken_device: Some(1),
+        oldest: Some(fault),
+    });
+    document
+}
+
+#[test]
+fn test_members_of_the_document_and_columns_of_the_screen_are_documented() {
+    let text = include_str!("../../docs/status.md");
+    let document = full_document();
+    let mut names = Vec::new();
+    members(&serde_json::to_value(&document).unwrap(), &mut names);
+    assert!(names.iter().any(|name| name == "untaken_device"));
+    let row = Row {
+        name: "vm1".to_owned(),
+        status: Ok(document),
+    };
+    let screen = screen(&[row]);
+    names.extend(
+        screen
+            .lines()
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .map(str::to_owned),
+    );
+    let is_told = |name: &str| {
+        ["`", "."]
+            .iter()
+            .any(|it| text.contains(&format!("{it}{name}`")))
+    };
+    names.retain(|name| !is_told(name));
+    assert_eq!(names, [""; 0], "not in docs/status.md");
 }

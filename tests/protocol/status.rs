@@ -34,8 +34,8 @@ use crate::support::{
 };
 
 /// More than are served at a time.
-const CROWD: usize = 40;
-const CLIENTS: usize = 16;
+const CROWD: usize = 100;
+const CLIENTS: usize = 64;
 
 /// A back-end with a status socket.
 struct Watched {
@@ -558,7 +558,7 @@ fn test_client_that_says_a_byte_from_time_to_time_is_hung_up_on() {
 fn test_many_clients_at_once_are_all_answered() {
     let watched = Watched::start();
     thread::scope(|scope| {
-        for _ in 0..CROWD {
+        for _ in 0..CLIENTS {
             scope.spawn(|| {
                 for _ in 0..5 {
                     watched.status();
@@ -730,4 +730,44 @@ fn test_dashboard_and_alerts_name_only_metrics_that_a_back_end_has() {
         seen += 1;
     }
     assert!(seen > 20, "{seen}");
+}
+
+/// More than can be closed one for one answer in the time that a client waits.
+const IDLE: usize = 900;
+
+#[test]
+fn test_idle_connections_of_any_number_let_a_request_through() {
+    let watched = Watched::start();
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    rustix::process::setrlimit(Resource::Nofile, raised).unwrap();
+    // It has a limit of its own, which a test machine may exceed once.
+    let answered = (0..3).any(|_| {
+        let _idle: Vec<_> = (0..IDLE).map(|_| connect(&watched.status)).collect();
+        run_status(&["--json"], &[&watched.status]).status.success()
+    });
+    assert!(answered);
+}
+
+#[test]
+fn test_status_and_trace_without_a_back_end_say_where_they_have_looked() {
+    // Whatever runs on this host, it is not there.
+    if Path::new("/run/vhost-user-vsva").exists() {
+        return;
+    }
+    for words in [["status"].as_slice(), &["trace"]] {
+        let done = command()
+            .args(words)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let text = [done.stdout, done.stderr].concat();
+        let text = String::from_utf8(text).unwrap();
+        let place = "no status socket in /run/vhost-user-vsva";
+        assert!(text.contains(place), "{text}");
+    }
 }
