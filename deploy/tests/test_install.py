@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import tempfile
@@ -25,7 +26,18 @@ PROGRAMS = {
     "usr/lib/systemd/system/vhost-user-vsva@.service": 0o644,
     "usr/lib/systemd/system/vhost-user-vsva@.socket": 0o644,
 }
-SETTINGS = {HOOK: 0o755, PROFILE: 0o644, ABSTRACTION: 0o644}
+NEEDRESTART = "etc/needrestart/conf.d/vhost-user-vsva.conf"
+SETTINGS = {HOOK: 0o755, PROFILE: 0o644, ABSTRACTION: 0o644, NEEDRESTART: 0o644}
+# As needrestart reads the files of conf.d, and looks services up.
+READ_NEEDRESTART = """
+our %nrconf = (override_rc => {qr(^dbus) => 0});
+eval do { local (@ARGV, $/) = shift; <> };
+die $@ if $@;
+for my $unit (@ARGV) {
+    my ($found) = grep { $unit =~ /$_/ } keys %{$nrconf{override_rc}};
+    print $unit, " ", defined $found ? $nrconf{override_rc}->{$found} : "restart", "\\n";
+}
+"""
 
 
 class Install(unittest.TestCase):
@@ -38,6 +50,7 @@ class Install(unittest.TestCase):
         shutil.copytree(DEPLOY, self.deploy, ignore=shutil.ignore_patterns("tests"))
         self.backend = self.folder / "the back-end"
         self.new_backend(b"first")
+        self.path = os.environ["PATH"]
         self.root = self.folder / "the host"
         self.root.mkdir()
 
@@ -45,12 +58,22 @@ class Install(unittest.TestCase):
         self.backend.write_bytes(data)
         self.backend.chmod(0o755)
 
+    def instead_of(self, program, script):
+        """A program that install calls is this shell script, which may call the real one."""
+        folder = self.folder / "programs"
+        folder.mkdir(exist_ok=True)
+        path = folder / program
+        path.write_text(f'#!/bin/sh\n{script}\nexec {shutil.which(program)} "$@"\n')
+        path.chmod(0o755)
+        self.path = f"{folder}:{os.environ['PATH']}"
+        return path
+
     def run_install(self, *words, limit=None):
         command = ["sh", "-c", f'ulimit -f {limit or "unlimited"}; exec "$@"', "sh"]
         command += [self.deploy / "install", *(words or (self.backend,))]
         return subprocess.run(
             command,
-            env={**os.environ, "DESTDIR": str(self.root)},
+            env={**os.environ, "DESTDIR": str(self.root), "PATH": self.path},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -88,6 +111,39 @@ class Install(unittest.TestCase):
         self.assertEqual(modes, {**PROGRAMS, **SETTINGS, **made_from, RULES: 0o644})
         self.assertEqual(self.text(RULES), RULE)
         self.assertEqual(self.text(BACKEND), "first")
+
+    @unittest.skipUnless(shutil.which("perl"), "there is no perl")
+    def test_needrestart_leaves_the_back_ends_alone_and_nothing_else(self):
+        self.install()
+        units = (
+            "vhost-user-vsva@5a0c1f4e-6a52-4d0f-9c7b-3f1c7c2e8a10.service",
+            "my-vhost-user-vsva@x.service",
+            "dbus.service",
+            "ssh.service",
+        )
+        done = subprocess.run(
+            ["perl", "-w", "-e", READ_NEEDRESTART, self.root / NEEDRESTART, *units],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(
+            [line.split(" ")[1] for line in done.stdout.splitlines()],
+            ["0", "restart", "0", "restart"],
+        )
+
+    def test_umask_of_the_administrator_keeps_nobody_out(self):
+        before = os.umask(0o077)
+        self.addCleanup(os.umask, before)
+        self.install()
+        os.umask(before)
+        closed = [
+            path
+            for path in self.root.rglob("*")
+            if stat.S_IMODE(path.stat().st_mode) & 0o044 != 0o044
+        ]
+        self.assertEqual(closed, [])
 
     def test_install_again_changes_nothing(self):
         self.install()
@@ -184,6 +240,91 @@ class Install(unittest.TestCase):
                 self.assertFalse(list(self.root.rglob("*.staged")))
                 self.install()
                 self.assertNotEqual(self.files(), before)
+
+    def test_signal_before_anything_is_in_place_changes_nothing(self):
+        for name in ("HUP", "INT", "TERM"):
+            for words in ((), ("--uninstall",)):
+                with self.subTest(name, words=words):
+                    self.install()
+                    before = self.files()
+                    self.change_source("libvirt/qemu-hook")
+                    # To the shell and what it waits for.
+                    kill = f"kill -{name} $PPID"
+                    made = [self.instead_of("sync", kill), self.instead_of("cp", kill)]
+                    done = self.run_install(*words)
+                    for path in made:
+                        path.unlink()
+                    number = getattr(signal, f"SIG{name}")
+                    self.assertEqual(done.returncode, 128 + number, done.stderr)
+                    self.assertEqual(
+                        done.stderr, f"install: ended by SIG{name}; nothing has been changed\n"
+                    )
+                    self.assertEqual(self.files(), before)
+                    self.assertFalse(list(self.root.rglob("*.staged")))
+
+    def test_signal_while_files_are_put_in_place_leaves_all_of_them(self):
+        for name in ("HUP", "INT", "TERM"):
+            with self.subTest(name):
+                self.instead_of("mv", f"kill -{name} $PPID")
+                self.new_backend(name.encode())
+                self.assertEqual(self.install(), "")
+                self.assertEqual(self.text(BACKEND), name)
+                self.assertEqual(self.text(RULES), RULE)
+
+    def test_folder_in_the_place_of_a_file_is_an_error_that_names_it(self):
+        place = self.root / "usr/bin/vsva-domain"
+        place.mkdir(parents=True)
+        done = self.run_install()
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("cannot replace /usr/bin/vsva-domain, so not all files are new", done.stderr)
+        self.assertEqual(list(place.iterdir()), [])
+
+    def test_link_to_a_folder_in_the_place_of_a_program_is_replaced(self):
+        place, folder = self.root / "usr/bin/vsva-domain", self.root / "elsewhere"
+        place.parent.mkdir(parents=True)
+        folder.mkdir()
+        place.symlink_to(folder)
+        self.install()
+        self.assertTrue(place.is_file() and not place.is_symlink())
+        self.assertEqual(list(folder.iterdir()), [])
+
+    def test_link_of_the_administrator_in_etc_is_kept(self):
+        mine = self.folder / "mine"
+        for path in (PROFILE, HOOK):
+            place = self.root / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for target, text in ((mine, "mine\n"), (mine, None), (self.folder / "none", None)):
+                with self.subTest(path, target=target):
+                    place.unlink(missing_ok=True)
+                    place.symlink_to(target)
+                    source = self.deploy / path.replace("etc/apparmor.d", "apparmor")
+                    if path == HOOK:
+                        source = self.deploy / "libvirt/qemu-hook"
+                    mine.write_text(text or source.read_text())
+                    said = self.install()
+                    kept = f"kept as it is: /{path}, which is a symbolic link"
+                    self.assertEqual(kept in said, target != mine or text is not None)
+                    self.assertEqual(os.readlink(place), str(target))
+                    self.assertIn(f"symbolic link: /{path}", self.install("--uninstall"))
+                    self.assertEqual(os.readlink(place), str(target))
+            place.unlink()
+
+    def test_rules_that_are_a_link_are_refused_until_the_line_is_there(self):
+        rules, mine = self.root / RULES, self.folder / "rules"
+        rules.parent.mkdir(parents=True)
+        mine.write_text("# mine\n")
+        rules.symlink_to(mine)
+        done = self.run_install()
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"/{RULES} is a symbolic link: put this line into", done.stderr)
+        self.assertIn(RULE, done.stderr)
+        self.assertIn("nothing has been changed", done.stderr)
+        self.assertEqual((mine.read_text(), rules.is_symlink()), ("# mine\n", True))
+        mine.write_text(RULE)
+        self.install()
+        self.write(f"{SHARE}/{RULES}", RULE)
+        self.assertIn("kept, as it is a symbolic link", self.install("--uninstall"))
+        self.assertEqual((mine.read_text(), rules.is_symlink()), (RULE, True))
 
     def test_uninstall_leaves_what_was_there_before(self):
         for before in (None, "# mine\n", f"# mine\n{RULE}"):
