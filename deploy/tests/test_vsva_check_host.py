@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 import threading
@@ -193,6 +194,18 @@ class Comparison(unittest.TestCase):
             with self.subTest(there):
                 self.assertIn("cannot be compared", check_host.check_against(HERE, there)[0][0])
 
+    def test_fact_that_is_missing_is_named_with_its_host(self):
+        for here, there, text in (
+            (HERE, {"failed": {}}, "compared: qemu was not found there"),
+            ({"failed": {}}, HERE, "compared: qemu was not found here"),
+            (HERE, {**HERE, "qemu": 5}, "compared: qemu there is 5"),
+            (HERE, {**HERE, "max_devices": "x"}, "compared: max_devices there is 'x'"),
+            (HERE, [], "compared: what was found there is not what --json prints"),
+        ):
+            with self.subTest(text):
+                ((found, _),) = check_host.check_against(here, there)
+                self.assertIn(text, found)
+
     def test_facts_missing_here_is_a_problem(self):
         self.assertIn(
             "cannot be compared",
@@ -328,6 +341,95 @@ class Run(unittest.TestCase):
             self.assertEqual(len(check_host.run("sh", "-c", "yes").stdout), 999)
 
 
+def run_main(prepare, *options, **how):
+    """Its main() as a process of its own, after `prepare` has changed the module m."""
+    code = "\n".join(
+        (
+            "import os, pwd, sys",
+            "from tests.loader import load",
+            "m = load('vsva-check-host')",
+            prepare,
+            "sys.exit(m.main(sys.argv[1:]))",
+        )
+    )
+    how.setdefault("stdout", subprocess.PIPE)
+    return subprocess.run(
+        [sys.executable, "-B", "-c", code, *options],
+        cwd=Path(__file__).resolve().parent.parent,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=100,
+        **how,
+    )
+
+
+class Signals(unittest.TestCase):
+    PREPARE = (
+        "m.CHECKS = {'back-end': m.check_backend}\n"
+        "m.qemu_user = lambda: pwd.getpwuid(os.getuid())"
+    )
+
+    def check(self, number, again=""):
+        """The signal comes while the back-end is being started."""
+        with tempfile.TemporaryDirectory() as folder:
+            log, systemctl = Path(folder) / "log", Path(folder) / "systemctl"
+            systemctl.write_text(
+                f'#!/bin/sh\necho "$2" >>{log}\n'
+                f'case $2 in start) kill -{number} $PPID; exec sleep 1000;; stop) {again};; esac\n',
+                encoding="utf-8",
+            )
+            systemctl.chmod(0o755)
+            environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+            done = run_main(self.PREPARE, env=environment)
+            return done, log.read_text(encoding="utf-8").split()
+
+    def test_backend_that_was_started_is_ended_at_a_signal(self):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            # While it is ended, the same signal changes nothing.
+            for again in (":", f"kill -{number} $PPID"):
+                with self.subTest(number, again=again):
+                    done, calls = self.check(int(number), again)
+                    self.assertEqual(calls, ["start", "stop"])
+                    self.assertEqual(done.returncode, 128 + number)
+                    self.assertIn(f"vsva-check-host: ended by {number.name}", done.stderr)
+                    self.assertEqual(done.stderr.count("\n"), 1, done.stderr)
+
+
+class Advice(unittest.TestCase):
+    def failed(self, check, *arguments, path="/nonexistent"):
+        with (
+            mock.patch.dict(os.environ, {"PATH": path}),
+            self.assertRaises(check_host.Failed) as failed,
+        ):
+            check(*arguments, {})
+        return str(failed.exception), failed.exception.advice
+
+    def test_program_that_is_missing_is_named_with_what_to_install(self):
+        user = mock.Mock(pw_name="root")
+        with mock.patch.object(check_host, "qemu_user", lambda: user):
+            for check, arguments, text, advice in (
+                (check_host.check_libvirt, (None,), "virsh cannot be executed", "libvirt-clients"),
+                (
+                    check_host.check_emulator,
+                    ("/nonexistent/qemu",),
+                    "/nonexistent/qemu cannot be executed: No such file",
+                    "qemu-system-arm-vsva",
+                ),
+                (check_host.check_backend, (None,), "systemctl cannot be executed", "journalctl"),
+            ):
+                with self.subTest(text):
+                    found, what_to_do = self.failed(check, *arguments)
+                    self.assertIn(text, found)
+                    self.assertIn(advice, what_to_do)
+                    self.assertNotIn("Errno", found)
+
+    def test_configuration_of_libvirt_that_is_missing_is_told_in_words(self):
+        with mock.patch.object(check_host, "QEMU_CONF", Path("/nonexistent")):
+            found, _ = self.failed(lambda _: check_host.qemu_user())
+        self.assertEqual(found, "/nonexistent cannot be read: No such file or directory")
+
+
 class User(unittest.TestCase):
     def user(self, conf):
         with tempfile.NamedTemporaryFile() as file:
@@ -415,7 +517,6 @@ class Program(unittest.TestCase):
             ValueError("a"),
             IndexError("a"),
             AttributeError("a"),
-            PermissionError("a"),
         ):
             status, output, _ = self.run_program(
                 checks={"odd": mock.Mock(side_effect=error), "one": lambda *_: "fine"}
@@ -424,6 +525,37 @@ class Program(unittest.TestCase):
                 self.assertEqual(status, 1)
                 self.assertIn("FAIL  odd: an answer that is not understood", output)
                 self.assertIn("ok    one", output)
+
+    def test_error_of_the_system_is_told_in_words(self):
+        for error, text in (
+            (PermissionError(13, "Permission denied", "/x"), "FAIL  odd: /x: Permission denied\n"),
+            (TimeoutError("timed out"), "FAIL  odd: timed out\n"),
+            (KeyError("qemu"), "not understood: there is no 'qemu' in it\n"),
+        ):
+            with self.subTest(text):
+                _, output, _ = self.run_program(checks={"odd": mock.Mock(side_effect=error)})
+                self.assertIn(text, output)
+                self.assertNotIn("Err", output)
+
+    def test_output_that_cannot_be_written_is_an_error(self):
+        for options in ((), ("--json",)):
+            with self.subTest(options), open("/dev/full", "w", encoding="utf-8") as full:
+                done = run_main("m.CHECKS = {'one': lambda *_: 'fine'}", *options, stdout=full)
+                self.assertEqual(done.returncode, 1, done.stderr)
+                self.assertIn("cannot write the report: No space left on device", done.stderr)
+                self.assertNotIn("Traceback", done.stderr)
+                self.assertNotIn("ignored", done.stderr)
+
+    def test_output_in_another_encoding_or_closed_is_no_traceback(self):
+        fine = "m.CHECKS = {'one': lambda *_: 'g\u00e4st \U0001f600'}"
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = run_main(fine, env=environment)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertEqual(done.stdout, "ok    one: g\\xe4st \\U0001f600\n")
+        for closed in (0, 1, 2):
+            with self.subTest(closed):
+                done = run_main(fine, preexec_fn=lambda fd=closed: os.close(fd))
+                self.assertEqual((done.returncode, done.stderr), (0, ""))
 
     def test_json_has_the_failed_checks_so_that_the_comparison_fails(self):
         def facts(_emulator, found):

@@ -4,6 +4,7 @@ import argparse
 import random
 import re
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -575,7 +576,7 @@ class Refusals(unittest.TestCase):
 
     def test_slot_given_twice_is_refused(self):
         self.assert_refused(
-            PLAIN, "the same addr", "vsva-testdev,addr=0x10", "vsva-testdev,addr=10"
+            PLAIN, "the same addr=0x10;", "vsva-testdev,addr=0x10", "vsva-testdev,addr=10"
         )
 
     def test_device_option_not_understood_is_refused(self):
@@ -761,6 +762,31 @@ class Program(unittest.TestCase):
             )
         self.assertEqual((done.returncode, done.stdout), (1, b""))
         self.assertIn(b"more than 4194304 bytes", done.stderr)
+
+    def test_program_ended_by_a_signal_says_so_in_a_line(self):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            with (
+                self.subTest(number),
+                subprocess.Popen(
+                    [sys.executable, "-I", LIBVIRT / "vsva-domain", "remove"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                ) as process,
+            ):
+                # More than the pipe takes: it is read when all of this is written.
+                process.stdin.write(b" " * (1 << 20))
+                process.stdin.flush()
+                process.send_signal(number)
+                output, errors = process.communicate(timeout=60)
+                self.assertEqual((process.returncode, output), (128 + number, b""), errors)
+                self.assertIn(f"vsva-domain: ended by {number.name}".encode(), errors)
+                self.assertEqual(errors.count(b"\n"), 1, errors)
+
+    def test_program_error_of_the_system_names_what_it_was_doing(self):
+        _, _, errors = self.run_program("", "remove", "/nonexistent.xml")
+        text = "vsva-domain: cannot read /nonexistent.xml: No such file or directory\n"
+        self.assertEqual(errors, text)
 
     def test_option_not_understood_is_refused(self):
         for options in (

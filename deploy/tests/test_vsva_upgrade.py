@@ -3,6 +3,8 @@
 import contextlib
 import io
 import json
+import os
+import signal
 import sys
 import unittest
 from unittest import mock
@@ -99,6 +101,25 @@ class Host:
 
     def open(self, _path, _mode):
         return io.BytesIO("\0".join(self.argv).encode() + b"\0")
+
+
+class Commands(unittest.TestCase):
+    def assert_fails(self, text, *words):
+        with self.assertRaises(OSError) as failed:
+            upgrade.run(*words)
+        self.assertIn(text, str(failed.exception))
+        self.assertNotIn("Errno", str(failed.exception))
+
+    def test_command_that_prints_without_end_or_hangs_is_given_up(self):
+        with mock.patch.object(upgrade, "MOST_PRINTED", 1000):
+            self.assert_fails("sh prints more than 1000 bytes", "sh", "-c", "yes; exit 0")
+            self.assert_fails("sh -c: y", "sh", "-c", "yes >&2; exit 1")
+        with mock.patch.object(upgrade, "COMMAND_LIMIT", 0.1):
+            self.assert_fails("sleep has not ended within 0.1 s", "sleep", "1000")
+
+    def test_command_missing_or_failing_says_why(self):
+        self.assert_fails("/nonexistent cannot be executed: No such file", "/nonexistent")
+        self.assert_fails("sh -c: reason", "sh", "-c", "echo reason >&2; exit 3")
 
 
 class Upgrade(unittest.TestCase):
@@ -244,6 +265,53 @@ class Upgrade(unittest.TestCase):
         self.assert_refused("not understood")
         self.host.devices[FIRST] = {"id": "other"}
         self.assert_refused("no device vsva0")
+
+    def test_program_that_is_missing_is_told_in_words(self):
+        error = FileNotFoundError(2, "No such file or directory", upgrade.PROGRAM)
+        with mock.patch.object(upgrade.os.path, "samefile", mock.Mock(side_effect=error)):
+            self.assert_refused(f"{upgrade.PROGRAM}: No such file or directory")
+        self.host.devices[FIRST] = {"id": "vsva0", "recoverable": True}
+        self.assert_refused("not understood: there is no 'connected' in it")
+
+    def signalled(self, number, command):
+        """It comes during a command for the first domain."""
+        real = self.host.run
+
+        def run(*words):
+            if command in words:
+                os.kill(os.getpid(), number)
+            return real(*words)
+
+        with mock.patch.object(upgrade, "run", run):
+            return self.call()
+
+    def test_signal_ends_it_with_the_state_of_each_domain(self):
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            with self.subTest(number):
+                status, lines, errors = self.signalled(number, "restart")
+                self.assertEqual(status, 128 + number)
+                self.assertIn("FAIL  first: its restart was under way", lines[0])
+                self.assertEqual(len(lines), 2)
+                self.assertEqual(self.host.restarted, [])
+                told = f"ended by {number.name}; domains without a line above are as they were"
+                self.assertIn(told, errors)
+                status, lines, errors = self.signalled(number, "domjobinfo")
+                self.assertEqual((status, lines), (128 + number, []))
+                self.assertIn(told, errors)
+
+    def test_output_that_nobody_reads_does_not_end_it_half_way(self):
+        closed = mock.Mock(write=mock.Mock(side_effect=BrokenPipeError), fileno=lambda: 99)
+        with mock.patch.object(upgrade.os, "dup2"), contextlib.redirect_stdout(closed):
+            self.assertEqual(upgrade.main([]), 0)
+        self.assertEqual(self.host.restarted, [FIRST, SECOND])
+
+    def test_name_that_the_terminal_cannot_show_does_not_end_it(self):
+        self.host.names[FIRST] = "g\u00e4st"
+        out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        with contextlib.redirect_stdout(out):
+            self.assertEqual(upgrade.main([]), 0)
+        self.assertIn(b"ok    g\\xe4st: upgraded", out.buffer.getvalue())
+        self.assertEqual(self.host.restarted, [FIRST, SECOND])
 
     def test_domain_that_is_not_there_is_an_error(self):
         status, lines, errors = self.call("third")
