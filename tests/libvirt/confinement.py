@@ -36,6 +36,13 @@ class Confinement(LibvirtTest):
             denials,
         )
 
+    def assert_backend_is_denied(self, host, name, *options):
+        """Started with these options in its profile it fails for want of the right to a file."""
+        profile = "vhost-user-vsva"
+        confined = ("aa-exec", "--profile", profile, "--", BACKEND)
+        self.assert_command_fails("Permission denied", host.run, *confined, *options)
+        self.assert_denied(host, profile, name)
+
     @staticmethod
     def sockets_are_mediated(host):
         """Not before Linux 6.17, but in Ubuntu's kernels."""
@@ -99,35 +106,14 @@ class Confinement(LibvirtTest):
         of_another = machine.run("realpath", f"{logs.FOLDER}/of-another.jsonl").stdout.strip()
         for path in (of_another, "/var/log/elsewhere.jsonl"):
             machine.run("install", "-m", "666", "-o", "nobody", "/dev/null", path)
-            self.assert_command_fails(
-                "Permission denied",
-                machine.run,
-                "aa-exec",
-                "--profile",
-                "vhost-user-vsva",
-                "--",
-                BACKEND,
-                "--socket-path=/run/vhost-user-vsva/x.sock",
-                f"--event-log={path}",
-            )
-            self.assert_denied(machine, "vhost-user-vsva", path)
+            socket = "--socket-path=/run/vhost-user-vsva/x.sock"
+            self.assert_backend_is_denied(machine, path, socket, f"--event-log={path}")
 
     def test_what_the_profiles_do_not_allow_is_denied(self):
         machine = self.new_machine()
         domain = self.new_domain(machine).define()
         elsewhere = "/var/tmp/elsewhere.sock"
-        self.assert_command_fails(
-            "Permission denied",
-            machine.run,
-            "aa-exec",
-            "--profile",
-            "vhost-user-vsva",
-            "--",
-            BACKEND,
-            "--socket-path",
-            elsewhere,
-        )
-        self.assert_denied(machine, "vhost-user-vsva", elsewhere)
+        self.assert_backend_is_denied(machine, elsewhere, "--socket-path", elsewhere)
 
         rule = machine.run("cat", LOCAL).stdout
         self.allow_libvirtd(machine, "")

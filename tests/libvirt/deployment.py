@@ -53,28 +53,15 @@ class Deployment(LibvirtTest):
 
     def test_domain_start_backend_cannot_start_is_refused_with_the_reason(self):
         domain = self.new_domain(self.new_host()).define()
-        domain.host.run(
-            "install",
-            "-D",
-            "-m",
-            "644",
-            "/dev/stdin",
-            f"/run/systemd/system/{domain.service}.d/broken.conf",
-            text="[Service]\nExecStart=\nExecStart=/bin/false\n",
-        )
-        domain.host.run("systemctl", "daemon-reload")
+        domain.change_program("/bin/false")
         self.assert_command_fails(f"journalctl -u {domain.service}", domain.virsh, "start")
         self.assertEqual(domain.state(), "shut off")
         self.assert_no_backend(domain)
 
     def test_domain_start_backend_has_met_its_start_limit_starts_when_it_works_again(self):
         domain = self.new_domain(self.new_host()).define()
-        domain.host.run(
-            "install", "-D", "-m", "644", "/dev/stdin",
-            f"/run/systemd/system/{domain.service}.d/broken.conf",
-            text="[Unit]\nStartLimitIntervalSec=1h\n[Service]\nExecStart=\n"
-            f"ExecStart=/bin/sh -c 'test ! -e /run/broken && exec {BACKEND}'\n")
-        domain.host.run("systemctl", "daemon-reload")
+        domain.host.change_unit(domain.service, "[Unit]\nStartLimitIntervalSec=1h\n", "limit")
+        domain.change_program(f"/bin/sh -c 'test ! -e /run/broken && exec {BACKEND}'")
         domain.host.run("touch", "/run/broken")
         for _ in range(11):
             domain.host.run("systemctl", "start", domain.service, check=False)
@@ -149,16 +136,7 @@ class Deployment(LibvirtTest):
     def test_check_host_emulator_or_socket_of_others_says_what_is_not_permitted(self):
         host = self.new_host()
         host.run("chmod", "700", "/usr/local/bin")
-        host.run(
-            "install",
-            "-D",
-            "-m",
-            "644",
-            "/dev/stdin",
-            "/run/systemd/system/vhost-user-vsva@.socket.d/owner.conf",
-            text="[Socket]\nSocketUser=root\n",
-        )
-        host.run("systemctl", "daemon-reload")
+        host.change_unit("vhost-user-vsva@.socket", "[Socket]\nSocketUser=root\n")
         self.assert_check_host_fails(host, ["emulator's permission", "back-end"], "vsva-check-host")
 
     def assert_check_host_fails(self, host, names, *command):

@@ -25,20 +25,7 @@ class Recovery(LibvirtTest):
 
     def break_program(self, domain, broken=True):
         """The next process ends at once."""
-        path = f"/run/systemd/system/{domain.service}.d/broken.conf"
-        if broken:
-            domain.host.run(
-                "install",
-                "-D",
-                "-m",
-                "644",
-                "/dev/stdin",
-                path,
-                text="[Service]\nExecStart=\nExecStart=/bin/false\n",
-            )
-        else:
-            domain.host.run("rm", path)
-        domain.host.run("systemctl", "daemon-reload")
+        domain.change_program("/bin/false" if broken else None)
 
     def test_unit_restarted_with_faults_and_submissions_domain_runs_on_and_loses_nothing(self):
         domain = self.new_loaded()

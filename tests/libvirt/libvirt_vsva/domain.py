@@ -66,6 +66,11 @@ class Domain:
         self.guest = None
         self.events = Journal(f"{host.name} events")
 
+    def change_program(self, program):
+        """What its back-end's unit executes; None: what the unit says by itself."""
+        text = program and f"[Service]\nExecStart=\nExecStart={program}\n"
+        self.host.change_unit(self.service, text)
+
     def define(self, device=True, emulator=QEMU, **options):
         """Define it as libvirt understands it, then with the device."""
         self.host.virsh("define", "/dev/stdin", text=PLAIN.replace(QEMU, emulator))

@@ -151,6 +151,15 @@ class Host(abc.ABC):
             "virsh", "--quiet", "--connect", "qemu:///system", *words, **options
         ).stdout.strip()
 
+    def change_unit(self, unit, text, name="test", folder="/run/systemd/system"):
+        """Put `text` beside the unit; without any, take away what was put there."""
+        path = f"{folder}/{unit}.d/{name}.conf"
+        if text is None:
+            self.run("rm", path)
+        else:
+            self.run("install", "-D", "-m", "644", "/dev/stdin", path, text=text)
+        self.run("systemctl", "daemon-reload")
+
     def active(self, unit):
         return self.run("systemctl", "is-active", unit, check=False).stdout.strip() == "active"
 

@@ -16,13 +16,5 @@ def enable(domain):
         1
     ]
     lines = re.search(r"(?m)(^    .+\n)+", section)[0]
-    domain.host.run(
-        "install",
-        "-D",
-        "-m",
-        "644",
-        "/dev/stdin",
-        f"/etc/systemd/system/{domain.service}.d/logs.conf",
-        text=re.sub("(?m)^    ", "", lines),
-    )
-    domain.host.run("systemctl", "daemon-reload")
+    text = re.sub("(?m)^    ", "", lines)
+    domain.host.change_unit(domain.service, text, "logs", "/etc/systemd/system")
