@@ -30,7 +30,8 @@ libvirt_hindrance()
 		echo "a QEMU that was built on $VERSION_CODENAME does not run on bookworm"
 	elif ! unshare --mount --pid --net --uts --ipc --cgroup --fork true 2>/dev/null; then
 		echo "namespaces cannot be made here"
-	elif ! awk '$3 == "cgroup2" && $4 ~ /^rw/ { found = 1 } END { exit !found }' /proc/self/mounts; then
+	elif ! awk '$3 == "cgroup2" && $4 ~ /^rw/ { found = 1 } END { exit !found }' \
+		/proc/self/mounts; then
 		echo "no cgroup2 is mounted here that can be written to, and systemd needs one"
 	fi
 }

@@ -59,7 +59,8 @@ packages_build_arm64()
 	if compgen -G "$VSVA_CACHE/qemu-arm64-*/.complete" >/dev/null; then
 		qemu-patches/build --deb --arch arm64
 	else
-		qemu=$DEB_FOLDER/vhost-user-vsva/debian/vhost-user-vsva/usr/libexec/vhost-user-vsva/vhost-user-vsva
+		qemu=$DEB_FOLDER/vhost-user-vsva/debian/vhost-user-vsva
+		qemu+=/usr/libexec/vhost-user-vsva/vhost-user-vsva
 		(DEB_FOLDER=$VSVA_OUT/packages.stand-in && qemu_deb "$qemu" arm64)
 	fi
 }

@@ -45,7 +45,8 @@ bench_peers()
 	export VSVA_STORAGE_DAEMON VSVA_VIRTIOFSD
 }
 
-# The machine's virtiofsd, or Debian 13's, unpacked into the cache. QEMU's own of before has no state.
+# The machine's virtiofsd, or Debian 13's, unpacked into the cache. QEMU's own of before has no
+# state.
 bench_virtiofsd()
 {
 	local path=/usr/libexec/virtiofsd

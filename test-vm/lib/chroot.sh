@@ -2,9 +2,9 @@
 # shellcheck shell=bash
 # Programs in another Debian's root folder.
 
-# with_proc ROOT COMMAND...: runs it in ROOT, with a /proc there. In a mount namespace of its own, so
-# that the mount goes away whatever happens; there can be none where / is no mount point, as in a
-# chroot: there it is unmounted at the end.
+# with_proc ROOT COMMAND...: runs it in ROOT, with a /proc there. In a mount namespace of its own,
+# so that the mount goes away whatever happens; there can be none where / is no mount point, as in
+# a chroot: there it is unmounted at the end.
 with_proc()
 {
 	local privately=(unshare --mount)

@@ -83,6 +83,7 @@ from pathlib import Path
 import initramfs
 
 pairs = (word.split("=", 1) for word in sys.argv[2:])
-Path(sys.argv[1]).write_bytes(initramfs.build({name: Path(file).read_bytes() for name, file in pairs}))
+files = {name: Path(file).read_bytes() for name, file in pairs}
+Path(sys.argv[1]).write_bytes(initramfs.build(files))
 PYTHON
 }

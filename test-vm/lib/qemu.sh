@@ -61,7 +61,7 @@ arm64_sysroot()
 	cache_make arm64-sysroot "$key" arm64-sysroot
 }
 
-# qemu_arm64 NAME OPTION...: a folder with build/qemu-system-aarch64 for arm64 hosts, the series in it
+# qemu_arm64 NAME OPTION...: build/qemu-system-aarch64, with the series, for arm64 hosts
 qemu_arm64()
 {
 	local name=$1 qemu venv sysroot key

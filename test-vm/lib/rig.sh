@@ -35,7 +35,8 @@ rig_kernel()
 		digest_files "$VSVA_TEST_VM/make/rig-kernel" "$RIG/$arch.config"
 		dpkg-query --admindir="$root/var/lib/dpkg" -W gcc gcc-aarch64-linux-gnu
 	} | digest)
-	(cache_make "rig-kernel-$arch" "$key" rig-kernel "$source" "$arch" "$RIG/$arch.config" "$root") || {
+	(cache_make "rig-kernel-$arch" "$key" rig-kernel "$source" "$arch" "$RIG/$arch.config" \
+		"$root") || {
 		as_root rm -rf "$root/build/rig-kernel-$arch-$key"
 		die "another kernel than $(<"$source/VERSION"): VSVA_RIG_LINUX=linux-source-7.2, for example"
 	}

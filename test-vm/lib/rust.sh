@@ -40,7 +40,8 @@ rust_need()
 	rust_find || die "there is no cargo, although its package is installed"
 	version=$(rust_version || true)
 	if [ "$(printf '%s\n' "$minimum" "${version:-0}" | sort -V | head -n 1)" != "$minimum" ]; then
-		die "Rust $minimum or newer is needed, and $(command -v cargo) is ${version:-not working}; without it Debian's ${PACKAGES_CARGO[0]} is installed"
+		die "Rust $minimum or newer is needed, and $(command -v cargo) is" \
+			"${version:-not working}; without it Debian's ${PACKAGES_CARGO[0]} is installed"
 	fi
 }
 

@@ -41,8 +41,10 @@ source_fetch()
 
 	shift 4
 	apt_fetch "$folder" "$log" "$@" && return
-	say "the mirror did not give $what; looking into VSVA_SOURCE_CACHE (${VSVA_SOURCE_CACHE:-not set})"
+	say "the mirror did not give $what; looking into VSVA_SOURCE_CACHE" \
+		"(${VSVA_SOURCE_CACHE:-not set})"
 	source_from_folder "$folder" "$log" "$pattern" && return
 	show_log "$log"
-	die "$what came neither from the mirror nor from a folder in VSVA_SOURCE_CACHE with that file and SHA256SUMS"
+	die "$what came neither from the mirror nor from a folder in VSVA_SOURCE_CACHE with that file" \
+		"and SHA256SUMS"
 }

@@ -26,6 +26,17 @@ def files(kind):
     )
 
 
+def scripts():
+    """Shell, Python without a suffix, units, and what else of deploy/ is written by hand."""
+    kinds = {".sh", ".service", ".socket", ".fish", ".list", ".8", ".1"}
+    for path in files(""):
+        if path.is_file() and path.suffix not in (".rs", ".py", ".md"):
+            with path.open("rb") as file:
+                begins = file.read(32)
+            if path.suffix in kinds or begins.startswith((b"#!", b"#compdef")):
+                yield path
+
+
 def documents():
     return files(".md")
 
