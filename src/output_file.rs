@@ -9,8 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use crate::sys;
+
+/// Makes an output that is as large as it may be an error, instead of the end of the process.
+pub fn limit_is_an_error() -> io::Result<()> {
+    sys::block_signals(&[libc::SIGXFSZ])
+}
+
 /// Writes the file, or replaces the one that is there.
 pub fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    limit_is_an_error()?;
     let there = match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => None,
         there => Some(there?),

@@ -145,6 +145,16 @@ pub(crate) fn block_signals(signals: &[libc::c_int]) -> io::Result<()> {
     blocked(signals).map(drop)
 }
 
+/// Whether whoever has started the process wants a signal to be ignored, as nohup(1) does.
+pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: without a new action sigaction(2) only writes to the local, which is plain data.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let known = libc::sigaction(signal, ptr::null(), &raw mut action) == 0;
+        known && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 fn blocked(signals: &[libc::c_int]) -> io::Result<libc::sigset_t> {
     // SAFETY: sigemptyset initialises the set before it is read; all pointers are to a local.
     unsafe {

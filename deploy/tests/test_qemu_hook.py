@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 import io
+import os
+import subprocess
 import sys
 import tempfile
 import unittest
@@ -136,6 +138,18 @@ class Hook(unittest.TestCase):
         ):
             with self.subTest(operation):
                 self.assertEqual(self.run_hook(*operation, WITH_DEVICE), ([], None))
+
+    def test_standard_input_that_is_closed_is_no_domain(self):
+        done = subprocess.run(
+            [sys.executable, "-I", Path(hook.__file__), "guest", "prepare", "begin", "-"],
+            preexec_fn=lambda: os.close(0),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("hook: this is not the XML of a domain", done.stderr)
+        self.assertEqual(done.stderr.count("\n"), 1)
 
     def test_xml_not_understood_fails(self):
         for xml in (

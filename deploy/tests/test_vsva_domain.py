@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 
 import argparse
+import os
 import random
 import re
 import resource
@@ -782,6 +783,10 @@ class Program(unittest.TestCase):
                 self.assertEqual((process.returncode, output), (128 + number, b""), errors)
                 self.assertIn(f"vsva-domain: ended by {number.name}".encode(), errors)
                 self.assertEqual(errors.count(b"\n"), 1, errors)
+
+    def test_program_without_standard_error_prints_nothing_else_than_xml(self):
+        status, output, _ = self.run_program("<a/>", "remove", preexec_fn=lambda: os.close(2))
+        self.assertEqual((status, output), (1, ""))
 
     def test_program_error_of_the_system_names_what_it_was_doing(self):
         _, _, errors = self.run_program("", "remove", "/nonexistent.xml")

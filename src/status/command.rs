@@ -43,6 +43,11 @@ pub struct Status {
 
 /// Shows it. Returns whether all have answered.
 pub fn show(status: &Status, out: &mut impl Write) -> Result<bool, ClientError> {
+    let failed = |source| ClientError::Output {
+        path: "stdout".into(),
+        source,
+    };
+    output_file::limit_is_an_error().map_err(failed)?;
     loop {
         let (text, complete) = once(status)?;
         let clear = if status.watch && status.format == Format::Table {
@@ -53,10 +58,7 @@ pub fn show(status: &Status, out: &mut impl Write) -> Result<bool, ClientError> 
         let written = write!(out, "{clear}{text}").and_then(|()| out.flush());
         match written {
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(complete),
-            Err(source) => {
-                let path = "stdout".into();
-                return Err(ClientError::Output { path, source });
-            }
+            Err(source) => return Err(failed(source)),
             Ok(()) if !status.watch => return Ok(complete),
             Ok(()) => thread::sleep(INTERVAL),
         }

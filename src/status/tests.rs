@@ -244,21 +244,18 @@ fn full_document() -> Document {
         age_ms: 0,
     };
     document.faults.oldest = Some(fault);
-    let last = |outcome| {
-        Some(LastDrain {
-            generation: 1,
-            timeout_ms: 1,
-            duration_ns: 1,
-            ended_s_ago: 0.0,
-            outcome,
-        })
-    };
-    document.drains.last = last(Outcome::Failed {
-        reason: DrainFailedReason::Deadline,
-        outstanding: 1,
-        untaken: 1,
-        untaken_device: Some(1),
-        oldest: Some(fault),
+    document.drains.last = Some(LastDrain {
+        generation: 1,
+        timeout_ms: 1,
+        duration_ns: 1,
+        ended_s_ago: 0.0,
+        outcome: Outcome::Failed {
+            reason: DrainFailedReason::Deadline,
+            outstanding: 1,
+            untaken: 1,
+            untaken_device: Some(1),
+            oldest: Some(fault),
+        },
     });
     document
 }

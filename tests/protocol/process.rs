@@ -281,12 +281,34 @@ fn test_start_that_fails_leaves_no_socket_behind() {
 
 #[test]
 fn test_signal_while_nobody_is_connected_ends_it_and_removes_the_socket() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let mut backend = Backend::start();
         backend.signal(signal);
         assert!(backend.child.wait().unwrap().success());
         assert!(!backend.socket().exists());
     }
+}
+
+#[test]
+fn test_signal_that_was_ignored_at_the_start_stays_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("vsva.sock");
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' HUP INT; exec \"$0\" --socket-path \"$1\""])
+        .arg(env!("CARGO_BIN_EXE_vhost-user-vsva"))
+        .arg(&socket)
+        .env_remove("RUST_LOG")
+        .spawn()
+        .unwrap();
+    let frontend = Frontend::from_stream(connect(&mut child, &socket), &options()).unwrap();
+    let mut vm = OneDevice::with_frontend(frontend);
+    for signal in [Signal::HUP, Signal::INT] {
+        kill_process(Pid::from_child(&child), signal).unwrap();
+    }
+    // A signal that was heeded would end the connection.
+    vm.frontend.config().unwrap();
+    vm.stall(0x1000);
+    terminate(&mut child);
 }
 
 #[test]
@@ -407,11 +429,12 @@ fn test_one_off_refuses_every_other_connection() {
 }
 
 #[test]
-fn test_one_off_leaves_sigint_to_the_front_end_and_ends_at_sigterm() {
+fn test_one_off_leaves_signals_of_the_terminal_to_the_front_end_and_ends_at_sigterm() {
     let mut backend = Backend::start_with(&["--one-off"]);
     let mut vm = OneDevice::new(&backend);
 
     backend.signal(Signal::INT);
+    backend.signal(Signal::HUP);
     // A signal that was heeded would end the connection.
     vm.frontend.config().unwrap();
     vm.stall(0x1000);

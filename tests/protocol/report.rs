@@ -5,7 +5,7 @@ use std::{
     fs,
     io::Write,
     path::Path,
-    process::{Output, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use vhost_user_vsva::frontend::Event;
@@ -71,6 +71,35 @@ fn test_report_of_something_else_names_file_and_line_and_leaves_no_picture() {
     assert!(message.contains("log\", line 1: "), "{message}");
     assert_eq!(message.lines().count(), 1, "{message}");
     assert!(!picture.exists());
+}
+
+#[test]
+fn test_output_that_is_as_large_as_it_may_be_is_an_error_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, picture) = (dir.path().join("log"), dir.path().join("picture.svg"));
+    fs::write(
+        &log,
+        "{\"t_us\":1,\"actor\":\"backend\",\"event\":\"listening\"}\n",
+    )
+    .unwrap();
+    fs::write(&picture, "before").unwrap();
+    for words in [
+        "report --output picture.svg log >/dev/null",
+        "status --json missing >stdout",
+    ] {
+        let done = Command::new("sh")
+            .args(["-c", &format!("ulimit -f 0; exec \"$0\" {words}")])
+            .arg(env!("CARGO_BIN_EXE_vhost-user-vsva"))
+            .current_dir(dir.path())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let message = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{message}");
+        assert!(message.contains("File too large"), "{message}");
+    }
+    assert_eq!(fs::read_to_string(&picture).unwrap(), "before");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
 }
 
 #[test]

@@ -57,22 +57,28 @@ const LOG_LIMIT: Duration = Duration::from_secs(1);
 /// Before another attempt to get a descriptor.
 const REST: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM or SIGINT; for one connection, until SIGTERM or its end.
+/// What a terminal sends to all that was started in it.
+const OF_TERMINALS: [libc::c_int; 2] = [libc::SIGINT, libc::SIGHUP];
+
+/// Serves until SIGTERM or a signal of the terminal; for one connection, until SIGTERM or its end.
 pub fn run(config: &Config) -> Result<(), Error> {
     // In all threads, as none has been started yet. SIGXFSZ: a file that has become too large is
     // an error of the write. The others end the process in order as soon as its socket is there.
-    sys::block_signals(&[libc::SIGXFSZ, libc::SIGTERM, libc::SIGINT])
+    sys::block_signals(&[libc::SIGXFSZ, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])
         .map_err(Error::system("Cannot set up signals"))?;
     // Before any descriptor is made, as what the process was started with has fixed numbers.
     let mut socket = Socket::open(config.listen.as_ref())?;
     let status = StatusSocket::open(config.status_socket.as_deref(), socket.path())?;
-    let heeded: &[_] = if config.one_off {
-        // A terminal sends SIGINT to the front end as well, with whose connection this ends.
-        &[libc::SIGTERM]
-    } else {
-        &[libc::SIGTERM, libc::SIGINT]
-    };
-    let signals = SignalFd::new(heeded).map_err(Error::system("Cannot set up signals"))?;
+    let mut heeded = vec![libc::SIGTERM];
+    // With one connection it ends as the front end does, which gets them too.
+    if !config.one_off {
+        heeded.extend(
+            OF_TERMINALS
+                .iter()
+                .filter(|signal| !sys::is_ignored(**signal)),
+        );
+    }
+    let signals = SignalFd::new(&heeded).map_err(Error::system("Cannot set up signals"))?;
     let wake = Wake::new().map_err(Error::system("Cannot create an eventfd"))?;
     let guard = guard::start().map_err(Error::system("Cannot set up signals"))?;
     let board = Arc::new(Board::new(config.limits, now_ns()));
