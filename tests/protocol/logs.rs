@@ -166,6 +166,26 @@ fn test_event_log_and_trace_in_one_file_are_refused_and_leave_it_as_it_is() {
 }
 
 #[test]
+fn test_event_log_in_the_place_of_a_socket_is_refused_and_leaves_none() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("vsva.sock");
+    for option in ["--event-log", "--trace"] {
+        let done = command()
+            .arg("--socket-path")
+            .arg(&socket)
+            .arg(option)
+            .arg(&socket)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        let message = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(done.status.code(), Some(1), "{message}");
+        assert!(message.contains("it is a socket"), "{message}");
+        assert!(!socket.exists());
+    }
+}
+
+#[test]
 fn test_event_log_and_trace_that_are_both_thrown_away_are_two() {
     let backend = Backend::start_with(&["--event-log", "/dev/null", "--trace", "/dev/null"]);
     assert!(backend.terminate().success());

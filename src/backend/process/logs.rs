@@ -3,7 +3,7 @@
 //! The files of the event log and the trace.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::Path,
@@ -62,13 +62,17 @@ fn are_one(one: &File, other: &File) -> io::Result<bool> {
 /// Whether the last line of a log, which another process has written, has no end. If that cannot be
 /// seen, it is taken to have one.
 fn is_torn(path: &Path) -> bool {
-    let is_file = std::fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() > 0);
+    let is_file = fs::metadata(path).is_ok_and(|it| it.is_file() && it.len() > 0);
     let mut last = [0];
     is_file
         && File::open(path).is_ok_and(|mut file| {
             file.seek(SeekFrom::End(-1)).is_ok() && file.read_exact(&mut last).is_ok()
         })
         && last != *b"\n"
+}
+
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|it| it.file_type().is_socket())
 }
 
 /// Opens a file to append to, or a FIFO, without waiting for its reader.
@@ -79,6 +83,9 @@ fn open_file(path: &Path) -> io::Result<File> {
         .append(true)
         .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
     let file = match options.open(path) {
+        Err(e) if e.raw_os_error() == Some(libc::ENXIO) && is_socket(path) => {
+            return Err(io::Error::other("it is a socket, and has to be a file"));
+        }
         // A FIFO that nobody reads yet; its own reader, the process has one.
         Err(e) if e.raw_os_error() == Some(libc::ENXIO) => options.read(true).open(path)?,
         result => result?,
