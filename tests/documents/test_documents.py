@@ -33,6 +33,7 @@ FOREIGN_OPTIONS = {
     "--deb": "qemu-patches/build",
     "--without-drain": "vsva-model-replay, model/README.md",
     "--uninstall": "deploy/install",
+    "--re": "cargo mutants",
     "--p2p": "virsh migrate",
     "--timeout-suspend": "virsh migrate",
     "--security-info": "virsh dumpxml",
