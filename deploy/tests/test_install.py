@@ -69,7 +69,9 @@ class Install(unittest.TestCase):
         return path
 
     def run_install(self, *words, limit=None):
-        command = ["sh", "-c", f'ulimit -f {limit or "unlimited"}; exec "$@"', "sh"]
+        # Whatever the administrator's umask is.
+        limits = f"umask 077; ulimit -f {limit or 'unlimited'}"
+        command = ["sh", "-c", f'{limits}; exec "$@"', "sh"]
         command += [self.deploy / "install", *(words or (self.backend,))]
         return subprocess.run(
             command,

@@ -51,9 +51,12 @@ COMPLETED = {
 
 
 def run(*words, **options):
-    return subprocess.run(
-        list(map(str, words)), check=True, capture_output=True, text=True, **options
-    ).stdout
+    done = subprocess.run(
+        list(map(str, words)), check=False, capture_output=True, text=True, **options
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"{words} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
 
 
 def field(package, name):
@@ -135,7 +138,7 @@ class Contents(unittest.TestCase):
             ("qemu-system-arm-vsva", "usr/bin/qemu-system-aarch64-vsva"),
         ):
             with self.subTest(name):
-                folder = self.folder / "arm64" / name
+                folder = self.folder / f"{name}.arm64"
                 run("dpkg-deb", "--extract", ARM64[name], folder)
                 program = folder / path
                 self.assertIn("AArch64", run("readelf", "--file-header", program))
