@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 from avocado_vsva import VsvaTest, migration
 from avocado_vsva.backend import StartedByQemu
@@ -261,6 +262,76 @@ class Recovery(VsvaTest):
         self.assert_migrated(source, destination, since)
         self.kill(destination)
         self.assert_nothing_lost(destination, 21)
+
+    def switch_over_with_a_frozen(self, name):
+        """A migration whose VM is going to be stopped, drained, while the back-end of this side
+        does nothing. Returns both VMs, when it began, and the frozen process.
+        """
+        vms = {
+            "source": self.new_recovering_vm(test_devices=2).boot(),
+            "destination": self.new_recovering_vm("destination", incoming=True, test_devices=2),
+        }
+        source, destination = vms.values()
+        self.hold_faults(source, 1)
+        since = self.start_migration(
+            source, destination, {"max-bandwidth": 0}, pause_before_switchover=True
+        )
+        source.qmp.wait("VSVA_DRAIN_STARTED", HANG, since)
+        source.guest.cmd("dma 0 20 src=fresh dst=fresh")
+        source.guest.release_faults()
+        self.assertEqual(
+            migration.wait_status(source, since, ("pre-switchover",)), "pre-switchover"
+        )
+        program = self.backend_of(vms[name])
+        os.kill(program, signal.SIGSTOP)
+        source.qmp.cmd("migrate-continue", state="pre-switchover")
+        source.qmp.wait("STOP", HANG, since)
+        return source, destination, since, program
+
+    def test_killed_while_saving_nothing_is_lost_wherever_the_vm_goes_on(self):
+        """A save that has begun ends with its process: the migration fails. One that has not is
+        begun by the next.
+        """
+        source, destination, since, program = self.switch_over_with_a_frozen("source")
+        os.kill(program, signal.SIGKILL)
+        status = migration.wait_status(source, since)
+        print(status, migration.reason(source), flush=True)
+        vm = source
+        if status == "completed":
+            migration.resumed_at(destination)
+            vm = destination
+        else:
+            self.assertEqual(status, "failed")
+        self.wait_served(vm)
+        vm.guest.cmd("dma 0 16 src=fresh dst=fresh")
+        self.assert_nothing_lost(vm, 37)
+
+    def test_killed_while_loading_the_migration_fails_and_the_source_replays(self):
+        source, _, since, program = self.switch_over_with_a_frozen("destination")
+        os.kill(program, signal.SIGKILL)
+        self.assertEqual(migration.wait_status(source, since), "failed")
+        self.assertGreater(source.qmp.wait("VSVA_RELEASED", HANG, since).data["replayed"], 0)
+        source.guest.cmd("dma 0 16 src=fresh dst=fresh")
+        self.assert_nothing_lost(source, 37)
+
+    def test_killed_while_releasing_the_next_one_replays(self):
+        vm = self.new_recovering_vm(vsva={"stop-timeout": 10000}).boot()
+        self.hold_faults(vm, 1)
+        with ThreadPoolExecutor(1) as pool:
+            stop = pool.submit(vm.qmp.cmd, "stop", HANG)
+            vm.qmp.wait("VSVA_DRAIN_STARTED", HANG)
+            vm.guest.cmd("dma 0 20 src=fresh dst=fresh")
+            vm.guest.release_faults()
+            stop.result(HANG)
+        since = len(vm.qmp.events)
+        program = self.backend_of(vm)
+        os.kill(program, signal.SIGSTOP)
+        vm.qmp.cmd("cont")
+        self.assertEqual(vm.qmp.cmd("query-vsva")[0]["phase"], "releasing")
+        os.kill(program, signal.SIGKILL)
+        self.assertTrue(vm.qmp.wait("VSVA_BACKEND_RECOVERED", HANG, since).data["complete"])
+        self.assertGreater(vm.qmp.wait("VSVA_RELEASED", HANG, since).data["replayed"], 0)
+        self.assert_nothing_lost(vm, 21)
 
     def test_hung_is_killed_and_the_next_one_goes_on(self):
         vm = self.new_recovering_vm().boot()
