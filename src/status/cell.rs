@@ -7,11 +7,18 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use zerocopy::FromZeros;
+
+/// Adds to a word that one thread writes at a time: what is read is what that thread has written.
+pub fn add(word: &AtomicU64, more: u64) {
+    word.store(word.load(Relaxed).wrapping_add(more), Relaxed);
+}
+
 /// How often a reader begins anew; a writer needs well under a microsecond.
 const ATTEMPTS: usize = 1000;
 
 /// Words under a sequence lock.
-#[derive(Debug)]
+#[derive(Debug, FromZeros)]
 pub struct Cell<const N: usize> {
     sequence: AtomicU64,
     words: [AtomicU64; N],

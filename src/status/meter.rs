@@ -6,7 +6,8 @@
 //! after the start.
 
 use std::{
-    collections::HashMap,
+    collections::{hash_map::Entry, HashMap},
+    hash::{BuildHasher, Hasher, RandomState},
     sync::{
         atomic::{
             AtomicU64,
@@ -16,14 +17,17 @@ use std::{
     },
 };
 
+use zerocopy::FromZeros;
+
 use super::{
     board::{Board, DeviceRow, Drain, DrainState, Step},
+    cell::add,
     estimate::Estimator,
 };
 use crate::core::{Observation, Observer};
 
 /// Moments in the life of the fault that has a STAG.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, FromZeros)]
 struct Fault {
     read_ns: u64,
     /// 0: the guest does not know it yet.
@@ -38,12 +42,53 @@ struct Group {
     answered_ns: u64,
 }
 
+/// Hashes a channel and a cookie by one multiplication. The seed is random, as a fault channel's
+/// other end chooses the cookies.
+#[derive(Clone, Copy)]
+struct Seeded {
+    seed: u64,
+    key: u64,
+}
+
+impl Seeded {
+    fn new() -> Self {
+        Seeded {
+            seed: RandomState::new().hash_one(0),
+            key: 0,
+        }
+    }
+}
+
+impl BuildHasher for Seeded {
+    type Hasher = Self;
+
+    fn build_hasher(&self) -> Self {
+        *self
+    }
+}
+
+impl Hasher for Seeded {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u32((*byte).into()));
+    }
+
+    fn write_u32(&mut self, half: u32) {
+        self.key = self.key.rotate_left(u32::BITS) ^ u64::from(half);
+    }
+
+    #[allow(clippy::cast_possible_truncation, reason = "the halves of the product")]
+    fn finish(&self) -> u64 {
+        let product = u128::from(self.key ^ self.seed) * u128::from(self.seed | 1);
+        (product >> u64::BITS) as u64 ^ product as u64
+    }
+}
+
 /// The observer.
 pub struct Meter {
     board: Arc<Board>,
     faults: Box<[Fault]>,
     /// Twice as large as it becomes, so that it is never made larger.
-    groups: HashMap<(u32, u32), Group>,
+    groups: HashMap<(u32, u32), Group, Seeded>,
     most_groups: usize,
     estimator: Estimator,
     drain: Drain,
@@ -54,8 +99,9 @@ impl Meter {
     pub fn new(board: Arc<Board>) -> Self {
         let faults = board.limits.max_faults as usize;
         Meter {
-            faults: vec![Fault::default(); faults].into(),
-            groups: HashMap::with_capacity(2 * faults),
+            // Not touched before it is used.
+            faults: <[Fault]>::new_box_zeroed_with_elems(faults).unwrap_or_default(),
+            groups: HashMap::with_capacity_and_hasher(2 * faults, Seeded::new()),
             most_groups: faults,
             estimator: Estimator::new(board.last_minute.clone(), board.since_ns),
             drain: Drain::default(),
@@ -69,7 +115,7 @@ impl Meter {
 
     fn count(&self, counter: impl FnOnce(&DeviceRow) -> &AtomicU64, device: u32) {
         if let Some(row) = self.device(device) {
-            counter(row).fetch_add(1, Relaxed);
+            add(counter(row), 1);
         }
     }
 
@@ -83,13 +129,14 @@ impl Meter {
         self.count(|row| &row.faults, device);
         self.board.touch(device);
         self.estimator.fault(now_ns);
-        if self.groups.len() < self.most_groups && !self.groups.contains_key(&group) {
-            let begun = Group {
-                read_ns: now_ns,
-                answered_ns: 0,
-            };
-            self.groups.insert(group, begun);
-            self.estimator.begun(now_ns);
+        if self.groups.len() < self.most_groups {
+            if let Entry::Vacant(place) = self.groups.entry(group) {
+                place.insert(Group {
+                    read_ns: now_ns,
+                    answered_ns: 0,
+                });
+                self.estimator.begun(now_ns);
+            }
         }
     }
 
@@ -255,7 +302,7 @@ impl Meter {
                     row.attached.store(false, Release);
                 }
                 self.forget(|_| true, now_ns);
-                self.board.counts.resets.fetch_add(1, Relaxed);
+                add(&self.board.counts.resets, 1);
             }
             _ => {}
         }
@@ -288,10 +335,10 @@ impl Observer for Meter {
             } => self.ended((channel, cookie), false, now_ns),
             Observation::FaultAborted { device, .. } => {
                 self.board.touch(device);
-                self.board.counts.aborted.fetch_add(1, Relaxed);
+                add(&self.board.counts.aborted, 1);
             }
             Observation::FaultRefused { .. } => {
-                self.board.counts.refused.fetch_add(1, Relaxed);
+                add(&self.board.counts.refused, 1);
             }
             Observation::Submitted { device, .. } => {
                 self.count(|row| &row.submissions, device);

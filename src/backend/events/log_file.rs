@@ -129,6 +129,11 @@ impl EventLog {
             .is_none_or(|inner| inner.wait_written(deadline))
     }
 
+    /// Whether anything is written.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Puts an event into the buffer.
     pub fn write(&self, event: &Event) {
         if let Some(inner) = &self.0 {

@@ -3,8 +3,9 @@
 //! What happens in the back-end, told to all who want to know: the messages on stderr, the event
 //! log, the trace, and the figures and last events that the status socket shows.
 //!
-//! Every event of the core and of the shell passes through [`Events::happened`], in the thread that
-//! made it. The core's do so with the core's lock held, so nothing here may wait or allocate.
+//! Every event passes through [`Events::happened`], or [`Events::happened_in_core`] if it is of the
+//! core, in the thread that made it. The latter is called with the core's lock held, so nothing here
+//! may wait or allocate.
 
 mod log_file;
 
@@ -87,13 +88,20 @@ pub enum Event {
 pub struct Events {
     log: EventLog,
     trace: EventLog,
+    /// Somebody is told of each step of the state machine.
+    wanted: bool,
     board: Arc<Board>,
 }
 
 impl Events {
     /// Events go to `log` and `trace`, and make the figures of `board`.
     pub fn new(log: EventLog, trace: EventLog, board: Arc<Board>) -> Self {
-        Events { log, trace, board }
+        Events {
+            wanted: log.is_on() || trace.is_on() || log::log_enabled!(log::Level::Trace),
+            log,
+            trace,
+            board,
+        }
     }
 
     /// Without event log.
@@ -158,14 +166,29 @@ impl Events {
         }
     }
 
-    /// Every event passes through here.
+    /// A step of the shell, in whichever thread.
     fn happened(&self, now_ns: u64, event: &Event) {
+        self.tell(event);
+        if let Some(moment) = Moment::of(now_ns, event) {
+            self.board.recent.of_shell.record(&moment);
+        }
+    }
+
+    /// A step of the state machine, with its lock held. Mostly nobody wants to be told of it.
+    fn happened_in_core(&self, now_ns: u64, observation: &Observation) {
+        if self.wanted {
+            self.tell(&Event::Core(*observation));
+        }
+        if let Some(moment) = Moment::of_core(now_ns, observation) {
+            self.board.recent.of_core.record_alone(&moment);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, event: &Event) {
         log::trace!("{event:?}");
         self.log.write(event);
         self.trace.write(event);
-        if let Some(moment) = Moment::of(now_ns, event) {
-            self.board.recent.record(&moment);
-        }
     }
 }
 
@@ -178,6 +201,6 @@ pub struct CoreEvents {
 impl Observer for CoreEvents {
     fn observe(&mut self, now_ns: u64, observation: &Observation) {
         self.meter.observe(now_ns, observation);
-        self.events.happened(now_ns, &Event::Core(*observation));
+        self.events.happened_in_core(now_ns, observation);
     }
 }
