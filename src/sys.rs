@@ -8,7 +8,7 @@ use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     ptr,
-    sync::atomic::{AtomicI32, Ordering},
+    sync::atomic::{AtomicI32, AtomicU64, Ordering},
 };
 
 use vm_memory::VolatileSlice;
@@ -84,6 +84,19 @@ pub(crate) fn recv_shared(fd: impl AsFd, memory: &VolatileSlice<'_>) -> io::Resu
     // SAFETY: as for `read_shared`.
     let count = unsafe { libc::recv(fd, guard.as_ptr().cast(), memory.len(), libc::MSG_DONTWAIT) };
     usize::try_from(count).map_err(|_| io::Error::last_os_error())
+}
+
+/// The words of memory that another process can write to; none if they are not aligned.
+pub(crate) fn words<'a>(memory: &VolatileSlice<'a>) -> &'a [AtomicU64] {
+    let guard = memory.ptr_guard_mut();
+    let first = guard.as_ptr().cast::<AtomicU64>();
+    if !first.is_aligned() {
+        return &[];
+    }
+    // SAFETY: the slice is mapped, and writable, for 'a; it is aligned, and has as many whole words.
+    // Whoever else writes there is allowed for by atomic access, and nobody has another kind of
+    // reference to what is in it.
+    unsafe { std::slice::from_raw_parts(first, memory.len() / size_of::<AtomicU64>()) }
 }
 
 /// A new epoll instance.

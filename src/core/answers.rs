@@ -24,11 +24,10 @@ impl<O: Observer> Core<O> {
         let Some(device) = self.devices.get_mut(number) else {
             return;
         };
-        let of_group = self.channels.group_mut(group);
-        let cookie = of_group.cookie;
+        let cookie = self.channels.group(group).cookie;
         let mut owners = Owners {
             device: &mut device.faults,
-            group: &mut of_group.faults,
+            group: self.channels.faults_mut(group),
         };
         self.faults.remove(stag, &mut owners);
         let channel = self.channels.answer_one(group, code);

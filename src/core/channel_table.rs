@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use super::channel::{Blocked, Channel, ReadJob, WriteJob};
+use super::fault_table::BY_GROUP;
 use super::group::{Group, BY_CHANNEL};
 use super::group_table::Groups;
 use super::index::Index;
@@ -187,6 +188,11 @@ impl Channels {
         self.groups.get(group)
     }
 
+    /// The faults of a group that the guest has not answered.
+    pub(super) fn faults_mut(&mut self, group: u32) -> &mut List<BY_GROUP> {
+        self.groups.faults_mut(group)
+    }
+
     pub(super) fn group_mut(&mut self, group: u32) -> &mut Group {
         self.groups.get_mut(group)
     }
@@ -314,11 +320,10 @@ impl Channels {
     /// One fault of the group was answered, and is not in its list any more. INVALID wins. Returns
     /// the channel's number.
     pub(super) fn answer_one(&mut self, group: u32, code: ResponseCode) -> u32 {
-        let record = self.group_mut(group);
         if code == ResponseCode::Invalid {
-            record.code = code;
+            self.group_mut(group).code = code;
         }
-        let channel = record.channel;
+        let channel = self.group(group).channel;
         self.queue_answer_if_complete(group);
         self.get(channel).map_or(NIL, |slot| slot.number)
     }

@@ -3,6 +3,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use zerocopy::FromZeros;
+
 use super::saved::{Changes, SavedFault};
 use super::table::{Linked, Links, List, Table};
 use crate::wire::{EventRecord, PgFault, FAULT_INFO_SSID_VALID, FAULT_INFO_VALID};
@@ -139,7 +141,9 @@ impl PageRequests {
     fn new(capacity: u32) -> Self {
         let buckets = capacity.next_power_of_two() as usize;
         Self {
-            buckets: vec![List::new(); buckets].into_boxed_slice(),
+            // Not touched before they are used.
+            buckets: <[List<_>]>::new_box_zeroed_with_elems(buckets)
+                .unwrap_or_else(|_| vec![List::new(); buckets].into_boxed_slice()),
             seed: 0,
         }
     }
@@ -176,7 +180,7 @@ impl FaultTable {
     /// Nothing of the past is left in free records.
     #[cfg(feature = "model")]
     pub(super) fn scrub(&mut self) {
-        self.table.scrub(&Fault::BLANK);
+        self.table.scrub();
     }
 
     pub(super) fn capacity(&self) -> u32 {
@@ -260,7 +264,7 @@ impl FaultTable {
     pub(super) fn delivered(&mut self, stag: u16, event_number: u64) {
         let index = u32::from(stag);
         self.backlog.remove(&mut self.table, index);
-        self.changes.note(index);
+        self.changes.note_sent(index);
         let fault = self.table.get_mut(index);
         fault.delivered = true;
         fault.event_number = event_number;
@@ -268,6 +272,12 @@ impl FaultTable {
             let bucket = self.requests.bucket(&fault.request());
             self.requests.buckets[bucket].push_back(&mut self.table, index);
         }
+    }
+
+    /// Number of the event of a fault, if there is the fault and it has been sent.
+    pub(super) fn event_number(&self, index: u32) -> Option<u64> {
+        let fault = self.table.lookup(index)?;
+        (fault.used && fault.delivered).then_some(fault.event_number)
     }
 
     /// What is saved of a fault.

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0 OR BSD-3-Clause
 //! The groups of all channels, found by the cookie that the kernel has given them.
 
+use super::fault_table::BY_GROUP;
 use super::group::Group;
 use super::saved::{Changes, SavedGroup};
-use super::table::{Table, NIL};
+use super::table::{shifted, unshifted, List, Table, NIL};
 
 /// Groups by index, and by channel and cookie.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Groups {
     /// The lists of a channel are threaded through it.
     pub(super) records: Table<Group>,
+    /// The first group of each and 1, 0 for none: memory that is not used is not touched.
     buckets: Box<[u32]>,
     pub(super) changes: Changes,
 }
@@ -18,7 +20,7 @@ impl Groups {
     pub(super) fn new(max: u32) -> Self {
         Self {
             records: Table::new(max, Group::BLANK),
-            buckets: vec![NIL; max.next_power_of_two() as usize].into_boxed_slice(),
+            buckets: vec![0; max.next_power_of_two() as usize].into_boxed_slice(),
             changes: Changes::default(),
         }
     }
@@ -26,7 +28,7 @@ impl Groups {
     /// Nothing of the past is left in free records.
     #[cfg(feature = "model")]
     pub(super) fn scrub(&mut self) {
-        self.records.scrub(&Group::BLANK);
+        self.records.scrub();
     }
 
     pub(super) fn get(&self, index: u32) -> &Group {
@@ -38,9 +40,14 @@ impl Groups {
         self.records.get_mut(index)
     }
 
+    /// The list of its faults, which is not saved.
+    pub(super) fn faults_mut(&mut self, index: u32) -> &mut List<BY_GROUP> {
+        &mut self.records.get_mut(index).faults
+    }
+
     /// The group with this cookie that has not been answered.
     pub(super) fn find(&self, channel: u32, cookie: u32) -> Option<u32> {
-        let mut index = self.buckets[self.bucket(channel, cookie)];
+        let mut index = unshifted(self.buckets[self.bucket(channel, cookie)]);
         while index != NIL {
             let group = self.records.get(index);
             if group.channel == channel && group.cookie == cookie {
@@ -105,7 +112,7 @@ impl Groups {
     /// Into a record that is in no list.
     fn put(&mut self, index: u32, group: Group) {
         let bucket = self.bucket(group.channel, group.cookie);
-        let hash_next = std::mem::replace(&mut self.buckets[bucket], index);
+        let hash_next = unshifted(std::mem::replace(&mut self.buckets[bucket], shifted(index)));
         *self.records.get_mut(index) = Group { hash_next, ..group };
         self.changes.note(index);
     }
@@ -125,11 +132,11 @@ impl Groups {
     }
 
     fn unhash(&mut self, index: u32, bucket: usize, hash_next: u32) {
-        if self.buckets[bucket] == index {
-            self.buckets[bucket] = hash_next;
+        if self.buckets[bucket] == shifted(index) {
+            self.buckets[bucket] = shifted(hash_next);
             return;
         }
-        let mut before = self.buckets[bucket];
+        let mut before = unshifted(self.buckets[bucket]);
         while before != NIL {
             let next = self.records.get(before).hash_next;
             if next == index {
@@ -167,6 +174,6 @@ mod tests {
         }
 
         assert!(groups.records.is_unused());
-        assert!(groups.buckets.iter().all(|bucket| *bucket == NIL));
+        assert!(groups.buckets.iter().all(|bucket| *bucket == 0));
     }
 }

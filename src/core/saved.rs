@@ -50,6 +50,9 @@ pub trait Saver {
     fn group(&mut self, index: u32, group: Option<&SavedGroup>);
     /// The fault with this index, which is its STAG.
     fn fault(&mut self, index: u32, fault: Option<&SavedFault>);
+    /// The event of the fault with this index, of which nothing else has changed, has been sent by
+    /// the message with this number.
+    fn sent(&mut self, index: u32, number: u64);
     /// Whether the front end is changing the page table of a device.
     fn held(&mut self, device: u32, held: bool);
     /// The counters, in the order of the config space.
@@ -70,8 +73,18 @@ pub(super) struct Numbers {
 pub(super) struct Changes {
     on: bool,
     order: u64,
-    marked: Box<[bool]>,
+    marked: Box<[Change]>,
     indices: Vec<u32>,
+}
+
+/// What of a record has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Change {
+    Nothing,
+    /// Its event has been sent.
+    Sent,
+    /// Anything, or all of it.
+    Any,
 }
 
 impl Changes {
@@ -80,7 +93,7 @@ impl Changes {
         *self = Self {
             on: true,
             order,
-            marked: vec![false; length as usize].into_boxed_slice(),
+            marked: vec![Change::Nothing; length as usize].into_boxed_slice(),
             indices: Vec::with_capacity(length as usize),
         };
     }
@@ -93,15 +106,29 @@ impl Changes {
     }
 
     pub(super) fn note(&mut self, index: u32) {
-        if self.on && !std::mem::replace(&mut self.marked[index as usize], true) {
-            self.indices.push(index);
-        }
+        self.mark(index, Change::Any);
     }
 
-    fn pop(&mut self) -> Option<u32> {
+    /// Only its event has been sent.
+    pub(super) fn note_sent(&mut self, index: u32) {
+        self.mark(index, Change::Sent);
+    }
+
+    fn mark(&mut self, index: u32, change: Change) {
+        if !self.on {
+            return;
+        }
+        let marked = &mut self.marked[index as usize];
+        if *marked == Change::Nothing {
+            self.indices.push(index);
+        }
+        *marked = change.max(*marked);
+    }
+
+    fn pop(&mut self) -> Option<(u32, Change)> {
         let index = self.indices.pop()?;
-        self.marked[index as usize] = false;
-        Some(index)
+        let marked = &mut self.marked[index as usize];
+        Some((index, std::mem::replace(marked, Change::Nothing)))
     }
 }
 
@@ -143,11 +170,14 @@ impl<O: Observer> Core<O> {
     /// Tells what has changed since the last time, and the number of the last message of the portal
     /// ring that has taken effect.
     pub fn save(&mut self, to: &mut impl Saver) -> u64 {
-        while let Some(index) = self.channels.changes_mut().pop() {
+        while let Some((index, _)) = self.channels.changes_mut().pop() {
             to.group(index, self.channels.saved(index).as_ref());
         }
-        while let Some(index) = self.faults.changes.pop() {
-            to.fault(index, self.faults.saved(index).as_ref());
+        while let Some((index, change)) = self.faults.changes.pop() {
+            match self.faults.event_number(index) {
+                Some(number) if change == Change::Sent => to.sent(index, number),
+                _ => to.fault(index, self.faults.saved(index).as_ref()),
+            }
         }
         if std::mem::take(&mut self.held_changed) {
             for number in 0..self.limits.max_devices {

@@ -8,16 +8,48 @@ use std::sync::{
 
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-use super::{
-    error::AreaError,
-    layout::{Layout, WORD},
-};
+use super::{error::AreaError, layout::Layout};
+use crate::sys;
 
 /// An area in mapped memory.
 #[derive(Clone)]
 pub struct Area {
     memory: Arc<MmapRegion>,
     offset: usize,
+    room: usize,
+}
+
+/// The words of an area, looked up once for many of them.
+#[derive(Clone, Copy)]
+pub struct Words<'a>(&'a [AtomicU64]);
+
+impl Words<'_> {
+    /// A word; 0 if there is none.
+    #[inline]
+    pub fn load(&self, index: usize) -> u64 {
+        let word = self.0.get(index);
+        u64::from_le(word.map_or(0, |word| word.load(Ordering::Acquire)))
+    }
+
+    /// Stores a word, whoever has the right to; see [`super::owner::Owner::store`].
+    #[inline]
+    pub fn store(&self, index: usize, value: u64) {
+        if let Some(word) = self.0.get(index) {
+            put(word, value);
+        }
+    }
+
+    /// Those from one on.
+    #[inline]
+    pub fn from(&self, first: usize) -> &[AtomicU64] {
+        self.0.get(first..).unwrap_or_default()
+    }
+}
+
+/// Stores a word, whoever has the right to.
+#[inline]
+pub fn put(word: &AtomicU64, value: u64) {
+    word.store(value.to_le(), Ordering::Relaxed);
 }
 
 impl Area {
@@ -40,24 +72,29 @@ impl Area {
             });
         }
         let offset = usize::try_from(offset).map_err(|_| place)?;
-        Ok(Self { memory, offset })
+        let room = usize::try_from(room).map_err(|_| place)?;
+        Ok(Self {
+            memory,
+            offset,
+            room,
+        })
     }
 
-    fn word(&self, index: usize) -> Option<&AtomicU64> {
-        self.memory.get_atomic_ref(self.offset + index * WORD).ok()
+    /// Its words; none if they are not in the memory.
+    #[inline]
+    pub fn words(&self) -> Words<'_> {
+        let all = self.memory.get_slice(self.offset, self.room);
+        Words(all.map_or(&[], |all| sys::words(&all)))
     }
 
     /// A word; 0 if there is none.
     pub fn load(&self, index: usize) -> u64 {
-        let word = self.word(index);
-        u64::from_le(word.map_or(0, |word| word.load(Ordering::Acquire)))
+        self.words().load(index)
     }
 
     /// Stores a word, whoever has the right to; see [`super::owner::Owner::store`].
     pub fn store(&self, index: usize, value: u64) {
-        if let Some(word) = self.word(index) {
-            word.store(value.to_le(), Ordering::Relaxed);
-        }
+        self.words().store(index, value);
     }
 
     /// What has been stored is in the memory before what is stored from now on.

@@ -10,7 +10,8 @@ use super::{
     error::AreaError,
     inbox::contents,
     layout::{
-        flag, head, unpack, Layout, ALWAYS, EVENT_UNSENT, FAULT_WORDS_USED, INBOX_RECORDS, VERSION,
+        flag, head, unpack, Layout, ALWAYS, EVENT_UNSENT, FAULT_EVENT, FAULT_WORDS_USED,
+        INBOX_RECORDS, VERSION,
     },
 };
 use crate::{
@@ -343,7 +344,7 @@ impl Image {
         for (at, fault) in &mut self.faults {
             if fault.event_number.is_some_and(|number| number > event_base) {
                 fault.event_number = None;
-                let word = layout.fault(*at as usize) + FAULT_WORDS_USED - 1;
+                let word = layout.fault(*at as usize) + FAULT_EVENT;
                 self.words[word] = EVENT_UNSENT;
                 self.unsent.push(word);
             }

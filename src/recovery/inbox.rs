@@ -77,8 +77,9 @@ impl Inbox {
     pub fn erase(&self, start: usize, end: usize) {
         let first = (self.offset + start) / WORD;
         let last = (self.offset + end).div_ceil(WORD);
+        let area = self.owner.writer();
         for word in first..last {
-            self.owner.store(word, 0);
+            area.store(word, 0);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     image::Image,
     inbox::Inbox,
     layout::{
-        flag, head, pack, Layout, ALWAYS, EVENT_UNSENT, FAULT_WORDS_USED, GROUP_WORDS,
+        flag, head, pack, Layout, ALWAYS, EVENT_UNSENT, FAULT_EVENT, FAULT_WORDS_USED, GROUP_WORDS,
         RECORDS_UNSENT, VERSION,
     },
     owner::Owner,
@@ -21,8 +21,6 @@ use crate::{
 pub struct Journal {
     owner: Owner,
     layout: Layout,
-    /// What is in the area up to the undo list; but for what the inboxes keep there.
-    shadow: Box<[u64]>,
     /// The words that this step changes: where, from what, to what.
     staged: Vec<(usize, u64, u64)>,
     portal_taken: u64,
@@ -50,8 +48,7 @@ impl Journal {
         owner.store(head::UNDO, 0);
         area.barrier();
         owner.store(head::MAGIC, RECOVERY_MAGIC);
-        let shadow = vec![0; layout.undo].into_boxed_slice();
-        Self::over(owner, layout, shadow, portal_base)
+        Self::over(owner, layout, portal_base)
     }
 
     /// Goes on with an area as `image` has found it; `owner` had the right to it before that.
@@ -66,8 +63,7 @@ impl Journal {
             owner.store(*word, EVENT_UNSENT);
         }
         owner.area().barrier();
-        let shadow = image.words.clone();
-        let mut journal = Self::over(owner, layout, shadow, image.portal_taken);
+        let mut journal = Self::over(owner, layout, image.portal_taken);
         for channel in &image.channels {
             journal.slots[channel.slot].used = true;
             if channel.records_lost {
@@ -78,11 +74,10 @@ impl Journal {
         journal
     }
 
-    fn over(owner: Owner, layout: Layout, shadow: Box<[u64]>, portal_taken: u64) -> Self {
+    fn over(owner: Owner, layout: Layout, portal_taken: u64) -> Self {
         Self {
             staged: Vec::with_capacity(layout.undo_len),
             slots: vec![Slot::default(); layout.channels_len].into_boxed_slice(),
-            shadow,
             owner,
             layout,
             portal_taken,
@@ -162,76 +157,83 @@ impl Journal {
     /// Completes a step.
     pub fn commit(&mut self, portal_taken: u64) {
         let portal = portal_taken != self.portal_taken;
+        let area = self.owner.writer();
         if let ([(word, _, value)], false) = (&self.staged[..], portal) {
             // One store is a whole step.
             point("one");
-            self.owner.store(*word, *value);
-            self.shadow[*word] = *value;
+            area.store(*word, *value);
             self.staged.clear();
             return;
         }
         if !self.staged.is_empty() {
-            for (at, (word, before, _)) in self.staged.iter().enumerate() {
-                let at = self.layout.undo + 2 * at;
-                self.owner.store(at, *word as u64);
-                self.owner.store(at + 1, *before);
+            let places = (self.layout.undo..).step_by(2);
+            for (at, (word, before, _)) in places.zip(&self.staged) {
+                area.store(at, *word as u64);
+                area.store(at + 1, *before);
             }
             let unless = if portal { portal_taken } else { ALWAYS };
-            self.owner.store(head::UNDO_UNLESS, unless);
+            area.store(head::UNDO_UNLESS, unless);
             self.owner.area().barrier();
-            self.owner.store(head::UNDO, self.staged.len() as u64);
+            area.store(head::UNDO, self.staged.len() as u64);
             self.owner.area().barrier();
             point("step");
             for (word, _, value) in &self.staged {
-                self.owner.store(*word, *value);
-                self.shadow[*word] = *value;
+                area.store(*word, *value);
             }
             self.owner.area().barrier();
         }
         if portal {
             point("portal");
-            self.owner.store(head::PORTAL_TAKEN, portal_taken);
+            area.store(head::PORTAL_TAKEN, portal_taken);
             self.portal_taken = portal_taken;
             self.owner.area().barrier();
         }
         if !self.staged.is_empty() {
             point("stepped");
-            self.owner.store(head::UNDO, 0);
+            area.store(head::UNDO, 0);
             self.staged.clear();
         }
     }
 
     /// Stores a word outside of any step.
     fn put(&mut self, word: usize, value: u64) {
-        if self.shadow[word] != value {
-            self.owner.store(word, value);
-            self.shadow[word] = value;
-        }
-    }
-
-    fn stage(&mut self, word: usize, value: u64) {
-        let before = self.shadow[word];
-        if before != value {
-            self.staged.push((word, before, value));
+        let area = self.owner.writer();
+        if area.load(word) != value {
+            area.store(word, value);
         }
     }
 
     /// An entry of a table becomes `words`, the first of which is 0 if it is not used.
+    ///
+    /// What was there before is read from the area. Whoever else has written there changes what a
+    /// later process finds, and nothing of this one.
     fn entry(&mut self, at: usize, words: &[u64]) {
-        let (Some(first), was_used) = (words.first(), self.shadow[at] != 0) else {
+        let area = self.owner.writer();
+        let Some((first, rest)) = words.split_first() else {
             return;
         };
-        if *first != 0 {
-            for (word, value) in (at..).zip(words).skip(1) {
-                if was_used {
-                    self.stage(word, *value);
-                } else {
-                    // Nobody looks at it before the first word says so.
-                    self.put(word, *value);
+        let before = area.load(at);
+        if *first != 0 && before == 0 {
+            // Nobody looks at it before the first word says so.
+            area.store_all(at + 1, rest);
+        } else if *first != 0 {
+            for (word, value) in (at + 1..).zip(rest) {
+                let before = area.load(word);
+                if before != *value {
+                    self.staged.push((word, before, *value));
                 }
             }
         }
-        self.stage(at, *first);
+        if before != *first {
+            self.staged.push((at, before, *first));
+        }
+    }
+
+    fn stage(&mut self, word: usize, value: u64) {
+        let before = self.owner.writer().load(word);
+        if before != value {
+            self.staged.push((word, before, value));
+        }
     }
 }
 
@@ -277,13 +279,21 @@ impl Saver for Journal {
         self.entry(self.layout.fault(index as usize), &words);
     }
 
+    fn sent(&mut self, index: u32, number: u64) {
+        self.stage(self.layout.fault(index as usize) + FAULT_EVENT, number);
+    }
+
     fn held(&mut self, device: u32, held: bool) {
         self.stage(self.layout.devices + device as usize, held.into());
     }
 
     fn counters(&mut self, counters: [u64; head::COUNTERS_LEN]) {
+        let area = self.owner.writer();
         for (word, counter) in (head::COUNTERS..).zip(counters) {
-            self.stage(word, counter);
+            let before = area.load(word);
+            if before != counter {
+                self.staged.push((word, before, counter));
+            }
         }
     }
 }

@@ -59,6 +59,8 @@ pub const GROUP_WORDS: usize = 4;
 pub const FAULT_WORDS: usize = 8;
 /// Words of them that are used.
 pub const FAULT_WORDS_USED: usize = 6;
+/// Number of its event, among them.
+pub const FAULT_EVENT: usize = FAULT_WORDS_USED - 1;
 /// Records of the vEVENTQ have been read and not been sent. Another value is the number of the
 /// message by which the last was sent.
 pub const RECORDS_UNSENT: u64 = u64::MAX;

@@ -10,8 +10,9 @@
 //! Records go from a fault channel straight into its *inbox*, a part of the area, where they stay
 //! until the step that takes them.
 //!
-//! While it lives the process only writes the area. What it has written it knows itself; so whoever
-//! else writes there changes nothing but what a later process finds, which believes none of it.
+//! While it lives the process goes by its own tables, not by the area: there it reads only what a
+//! word was before it changes it, for the undo list. So whoever else writes there changes nothing but
+//! what a later process finds, which believes none of it.
 
 pub mod area;
 pub mod error;

@@ -9,7 +9,11 @@
 
 use std::sync::atomic::{fence, Ordering};
 
-use super::{area::Area, layout::head, point};
+use super::{
+    area::{Area, Words},
+    layout::head,
+    point,
+};
 
 /// The right of one process to an area.
 #[derive(Clone)]
@@ -36,12 +40,18 @@ impl Owner {
         self.area.store(head::INSTANCE, instance);
     }
 
-    /// Stores a word.
+    /// For a number of stores.
     #[inline]
+    pub fn writer(&self) -> Writer<'_> {
+        Writer {
+            words: self.area.words(),
+            instance: self.instance,
+        }
+    }
+
+    /// Stores a word.
     pub fn store(&self, word: usize, value: u64) {
-        point("store");
-        self.check();
-        self.area.store(word, value);
+        self.writer().store(word, value);
     }
 
     /// The area.
@@ -52,8 +62,7 @@ impl Owner {
     /// Whether no other process has taken the right. An area of zeros is nobody's.
     #[inline]
     pub fn is_in_force(&self) -> bool {
-        let instance = self.area.load(head::INSTANCE);
-        instance == self.instance || instance == 0
+        self.writer().is_in_force()
     }
 
     /// Ends the process if another one has taken the right.
@@ -69,6 +78,49 @@ impl Owner {
     pub fn check_after_read(&self, records: usize) {
         if !self.is_in_force() {
             give_way(records);
+        }
+    }
+}
+
+/// The words of an area whose owner looks before each store whether it still is.
+#[derive(Clone, Copy)]
+pub struct Writer<'a> {
+    words: Words<'a>,
+    instance: u64,
+}
+
+impl Writer<'_> {
+    #[inline]
+    fn is_in_force(&self) -> bool {
+        let instance = self.words.load(head::INSTANCE);
+        instance == self.instance || instance == 0
+    }
+
+    /// A word.
+    #[inline]
+    pub fn load(&self, word: usize) -> u64 {
+        self.words.load(word)
+    }
+
+    /// Stores a word.
+    #[inline]
+    pub fn store(&self, word: usize, value: u64) {
+        point("store");
+        if !self.is_in_force() {
+            give_way(0);
+        }
+        self.words.store(word, value);
+    }
+
+    /// Stores words that follow each other.
+    #[inline]
+    pub fn store_all(&self, first: usize, values: &[u64]) {
+        for (place, value) in self.words.from(first).iter().zip(values) {
+            point("store");
+            if !self.is_in_force() {
+                give_way(0);
+            }
+            super::area::put(place, *value);
         }
     }
 }
