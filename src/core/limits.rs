@@ -20,8 +20,8 @@ pub struct Limits {
 impl Limits {
     /// Largest `max_devices`.
     pub const DEVICES_MAX: u32 = 256;
-    /// Largest `max_pending`.
-    pub const PENDING_MAX: u32 = 1 << 19;
+    /// Largest `max_pending`: a state with so many has less than [`crate::state::STATE_MAX`] bytes.
+    pub const PENDING_MAX: u32 = 1_000_000;
     /// Largest `max_faults`: a STAG has 16 bits.
     pub const FAULTS_MAX: u32 = 1 << 16;
 

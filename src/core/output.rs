@@ -134,8 +134,8 @@ impl<O: Observer> Core<O> {
                     Message::new(MessageType::EventsLost, device, &U32::new(count))
                 }
             },
-            Output::Replay(Pending { device, submission }) => {
-                Message::new(MessageType::Replay, device, &submission)
+            Output::Replay(pending) => {
+                Message::new(MessageType::Replay, pending.device, &pending.submission())
             }
             Output::Released(released) => {
                 Message::new(MessageType::Released, DEVICE_NONE, &released)
@@ -179,14 +179,14 @@ impl<O: Observer> Core<O> {
                 self.stage_one.pop();
                 Observation::StageOneEventSent { device, seq }
             }
-            Output::Replay(Pending { device, submission }) => {
+            Output::Replay(pending) => {
                 self.prefer_replay = false;
                 self.pending.pop();
                 self.counters.replays = self.counters.replays.wrapping_add(1);
                 self.release.replayed += 1;
                 Observation::Replayed {
-                    device,
-                    ticket: submission.ticket.get(),
+                    device: pending.device,
+                    ticket: pending.ticket(),
                     seq,
                 }
             }

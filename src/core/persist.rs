@@ -19,10 +19,9 @@ impl<O: Observer> Core<O> {
             vsid: state.vsid,
             flags: guest_flags(state.pri),
         });
-        let pending = self
-            .pending
-            .iter()
-            .map(|pending| Message::new(MessageType::Submit, pending.device, &pending.submission));
+        let pending = self.pending.iter().map(|pending| {
+            Message::new(MessageType::Submit, pending.device, &pending.submission())
+        });
         Ok(StateData {
             general: General {
                 generation: self.drain.generation,
@@ -46,9 +45,9 @@ impl<O: Observer> Core<O> {
         self.check_pending(state)?;
 
         let general = &state.general;
-        let pending = state.pending.iter().map(|message| Pending {
-            device: message.device.get(),
-            submission: message.payload(),
+        let pending = state.pending.iter().map(|message| {
+            let submission: Submission = message.payload();
+            Pending::new(message.device.get(), &submission)
         });
         self.pending.restore(general.next_ticket, pending);
         self.drain.generation = general.generation;

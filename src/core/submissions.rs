@@ -3,14 +3,37 @@
 
 use std::collections::VecDeque;
 
+use zerocopy::{FromZeros, IntoBytes};
+
 use super::{Core, Observation, Observer, Phase, PortalError};
 use crate::wire::Submission;
+
+/// Bytes of a submission that are kept: those before the reserved ones.
+const KEPT: usize = std::mem::offset_of!(Submission, reserved);
 
 /// A queued submission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Pending {
     pub(super) device: u32,
-    pub(super) submission: Submission,
+    kept: [u8; KEPT],
+}
+
+impl Pending {
+    pub(super) fn new(device: u32, submission: &Submission) -> Self {
+        let mut kept = [0; KEPT];
+        kept.copy_from_slice(&submission.as_bytes()[..KEPT]);
+        Self { device, kept }
+    }
+
+    pub(super) fn submission(&self) -> Submission {
+        let mut submission = Submission::new_zeroed();
+        submission.as_mut_bytes()[..KEPT].copy_from_slice(&self.kept);
+        submission
+    }
+
+    pub(super) fn ticket(&self) -> u64 {
+        self.submission().ticket.get()
+    }
 }
 
 /// Submissions in the order of their tickets.
@@ -57,15 +80,14 @@ impl PendingQueue {
 
     /// The oldest ticket that has not been replayed.
     pub(super) fn next_replay(&self) -> u64 {
-        self.front()
-            .map_or(self.next_ticket, |pending| pending.submission.ticket.get())
+        self.front().map_or(self.next_ticket, Pending::ticket)
     }
 
     /// Queues a submission. The caller has checked its ticket and that there is room.
-    pub(super) fn push(&mut self, device: u32, submission: Submission) {
+    pub(super) fn push(&mut self, device: u32, submission: &Submission) {
         self.skip_ticket();
         self.count(device, 1);
-        self.queue.push_back(Pending { device, submission });
+        self.queue.push_back(Pending::new(device, submission));
     }
 
     /// The submission with the next ticket is not queued.
@@ -162,7 +184,7 @@ impl<O: Observer> Core<O> {
             self.release.due = true;
         }
         if attached {
-            self.pending.push(device, submission);
+            self.pending.push(device, &submission);
             let pending = self.pending.len();
             self.observe(
                 now_ns,
