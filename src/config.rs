@@ -2,7 +2,7 @@
 
 //! What the process has been told to do, checked.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use thiserror::Error;
 
@@ -36,6 +36,8 @@ pub struct Config {
     pub trace: Option<PathBuf>,
     /// Limits.
     pub limits: Limits,
+    /// How long the engine looks for more before it sleeps.
+    pub busy_poll: Duration,
     /// Whether the feature bit `VSVA_F_MIGRATION_BLOCKING` is offered.
     pub migration_blocking: bool,
     /// Version of the state stream.

@@ -6,7 +6,7 @@
 
 mod args;
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use args::{Args, Command, ReportArgs, StatusArgs, TraceArgs};
 use clap::Parser;
@@ -47,6 +47,7 @@ impl TryFrom<Args> for Config {
             event_log: args.event_log,
             trace: args.trace,
             limits,
+            busy_poll: Duration::from_micros(args.busy_poll_us.into()),
             migration_blocking: !args.without_migration_blocking,
             state_version: args
                 .x_state_version

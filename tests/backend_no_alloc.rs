@@ -47,6 +47,7 @@ fn start() -> UnixStream {
         event_log: None,
         trace: None,
         limits: Limits::default(),
+        busy_poll: Duration::ZERO,
         migration_blocking: true,
         state_version: StateVersion::default(),
         seccomp: SeccompAction::None,

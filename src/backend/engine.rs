@@ -8,6 +8,7 @@ use std::{
         Arc,
     },
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use epoll::Events;
@@ -17,7 +18,7 @@ use super::{
     attach::service::AttachService,
     shell::Shell,
     wait::{
-        poller::{Interest, Ready, BATCH},
+        poller::{Interest, Ready, BATCH, FOREVER, NOW},
         wake::Wake,
     },
     watchdog::Watchdog,
@@ -56,7 +57,13 @@ impl Drop for SaysEnded {
 
 impl Engine {
     /// Starts the thread, which tells the service manager's watchdog of itself, if there is one.
-    pub fn start(shell: Arc<Shell>, watchdog: Option<Watchdog>) -> Result<Self, Error> {
+    /// After a fault it goes on to look for the next one, and for the guest's answers, without
+    /// waiting, until nothing has come for as long as `busy_poll`.
+    pub fn start(
+        shell: Arc<Shell>,
+        watchdog: Option<Watchdog>,
+        busy_poll: Duration,
+    ) -> Result<Self, Error> {
         let no_eventfd = || Error::system("Cannot create an eventfd");
         let watch = |fd, token| shell.poller.add(fd, token, Interest::Read);
         watch(std::os::fd::AsFd::as_fd(&shell.deadline), TOKEN_DEADLINE)
@@ -75,6 +82,7 @@ impl Engine {
             attach: attach.clone(),
             stop: stop.clone(),
             watchdog,
+            busy_poll,
         };
         let thread = thread::Builder::new()
             .name("vsva-engine".to_owned())
@@ -120,23 +128,49 @@ struct Worker {
     attach: Arc<AttachService>,
     stop: Arc<AtomicBool>,
     watchdog: Option<Watchdog>,
+    busy_poll: Duration,
 }
 
 impl Worker {
     fn run(&self) {
         let mut ready = Vec::with_capacity(BATCH);
+        let mut idle_since = None;
         while !self.stop.load(Ordering::Acquire) {
-            if let Err(e) = self.shell.poller.wait(&mut ready) {
+            let limit = if idle_since.is_some() { NOW } else { FOREVER };
+            if let Err(e) = self.shell.poller.wait(limit, &mut ready) {
                 log::error!("the engine cannot wait for events, faults are not served: {e}");
                 break;
             }
+            let mut busy = false;
             for ready in &ready {
-                self.serve(*ready);
+                busy |= self.serve(*ready);
+            }
+            if !self.busy_poll.is_zero() {
+                idle_since = self.look_again(busy, idle_since);
             }
         }
     }
 
-    fn serve(&self, ready: Ready) {
+    /// Looks into the portal ring, and says whether to look for faults without waiting for them:
+    /// as long as something has come up within the limit.
+    fn look_again(&self, busy: bool, idle_since: Option<Instant>) -> Option<Instant> {
+        if !busy && idle_since.is_none() {
+            return None;
+        }
+        let served = self.shell.with_portal(|portal| portal.poll());
+        let idle_since = idle_since.filter(|_| !busy && !served);
+        let idle_since = idle_since.unwrap_or_else(Instant::now);
+        if idle_since.elapsed() < self.busy_poll {
+            std::hint::spin_loop();
+            return Some(idle_since);
+        }
+        // Its thread is woken again by the next kick. What came before it is seen here.
+        let left = self.shell.with_portal(|portal| portal.rest());
+        left.then(Instant::now)
+    }
+
+    /// Returns whether it was something of a fault channel.
+    fn serve(&self, ready: Ready) -> bool {
         match ready.token {
             TOKEN_WAKE => {
                 self.shell.wake.clear();
@@ -162,7 +196,9 @@ impl Worker {
                 let writable = failed || ready.events.contains(Events::EPOLLOUT);
                 self.shell.channels.ready(token, readable, writable);
                 self.shell.settle();
+                return true;
             }
         }
+        false
     }
 }

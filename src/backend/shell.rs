@@ -5,12 +5,12 @@
 //! A thread makes steps of the core ([`SharedCore::step`]), then does what the core wants after
 //! them ([`Shell::follow`]), so nothing waits for another thread to wake up.
 //!
-//! Order of locks: portal, attach channel, channel reader, channel writer, channel table, rings,
+//! Order of locks: the portal that is polled, portal, attach channel, channel reader, channel writer, channel table, rings,
 //! ring, core.
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{atomic::AtomicBool, Arc, Mutex},
+    sync::{atomic::AtomicBool, Arc, Mutex, Weak},
 };
 
 use super::{
@@ -51,6 +51,18 @@ pub struct Shell {
     pub recovering: AtomicBool,
     /// Of the connection that there is.
     rings: Mutex<Option<Rings>>,
+    /// The portal ring of the connection, for the engine to look into while it is busy polling.
+    portal: Mutex<Option<Weak<dyn PolledPortal>>>,
+}
+
+/// A portal ring that can be looked into instead of waiting for its kicks.
+pub trait PolledPortal: Send + Sync {
+    /// Takes what there is, and says whether that was anything. The front end need not kick.
+    fn poll(&self) -> bool;
+
+    /// The front end has to kick again. Returns whether there is something that it has not kicked
+    /// for.
+    fn rest(&self) -> bool;
 }
 
 impl Shell {
@@ -73,6 +85,7 @@ impl Shell {
             portal_work: Progress::default(),
             recovering: AtomicBool::new(false),
             rings: Mutex::new(None),
+            portal: Mutex::new(None),
         })
     }
 
@@ -122,6 +135,23 @@ impl Shell {
     /// Serves these rings from now on; both count their messages from 1.
     pub fn start_rings(&self, rings: Rings) {
         *lock(&self.rings) = Some(rings);
+    }
+
+    /// Lets the engine look into this portal ring from now on.
+    pub fn poll_portal_of(&self, portal: Weak<dyn PolledPortal>) {
+        *lock(&self.portal) = Some(portal);
+    }
+
+    /// The connection ends: the engine is not at its portal ring any more.
+    pub fn forget_portal(&self) {
+        *lock(&self.portal) = None;
+    }
+
+    /// Does something with the portal ring of the connection, if there is one. It stays meanwhile.
+    pub fn with_portal(&self, work: impl FnOnce(&dyn PolledPortal) -> bool) -> bool {
+        let portal = lock(&self.portal);
+        let portal = portal.as_ref().and_then(Weak::upgrade);
+        portal.is_some_and(|portal| work(&*portal))
     }
 
     /// Whether both rings of the connection run.

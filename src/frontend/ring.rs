@@ -258,14 +258,19 @@ impl Ring {
         self.publish(head)
     }
 
-    /// Tells the back-end that there are new chains, unless it has said that it looks by itself.
-    pub fn kick(&self) -> Result<(), FrontendError> {
+    /// Whether the back-end has to be told of new chains, which it does not look for by itself.
+    pub fn kicks_wanted(&self) -> Result<bool, FrontendError> {
         fence(Ordering::SeqCst);
         let flags: u16 = self
             .memory
             .load(self.layout.used, Ordering::Relaxed)
             .map_err(memory_error)?;
-        if u32::from(u16::from_le(flags)) & VRING_USED_F_NO_NOTIFY != 0 {
+        Ok(u32::from(u16::from_le(flags)) & VRING_USED_F_NO_NOTIFY == 0)
+    }
+
+    /// Tells the back-end that there are new chains, unless it has said that it looks by itself.
+    pub fn kick(&self) -> Result<(), FrontendError> {
+        if !self.kicks_wanted()? {
             return Ok(());
         }
         self.kick

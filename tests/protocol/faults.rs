@@ -474,3 +474,47 @@ fn test_detached_channel_whose_answers_go_out_late_is_closed() {
     let (_source, fd) = FaultSource::new(100);
     vm.attach.attach(&attachment(0), Some(fd.as_fd())).unwrap();
 }
+
+/// Waits until the engine sleeps and the front end is asked for kicks.
+fn wait_until_kicks_are_wanted(vm: &mut OneDevice) {
+    let ring = vm.frontend.portal_ring();
+    while !ring.kicks_wanted().unwrap() {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn test_busy_polling_serves_what_comes_before_and_after_it_sleeps() {
+    let backend = Backend::start_with(&["--busy-poll-us=1000"]);
+    let mut vm = OneDevice::new(&backend);
+
+    for round in 0..200 {
+        let (cookie, event) = vm.stall(0x1000 + (round << 12));
+        if round % 10 == 0 {
+            wait_until_kicks_are_wanted(&mut vm);
+        }
+        vm.resume(&event);
+        assert_eq!(vm.source.answer(), (cookie, ResponseCode::Success));
+        if round % 10 == 5 {
+            wait_until_kicks_are_wanted(&mut vm);
+        }
+    }
+
+    vm.frontend.wait_completed().unwrap();
+    let config = vm.frontend.config().unwrap();
+    assert_eq!(
+        (config.faults_answered.get(), config.outstanding.get()),
+        (200, 0)
+    );
+}
+
+#[test]
+fn test_busy_polling_ends_with_its_connection() {
+    let backend = Backend::start_with(&["--busy-poll-us=1000"]);
+    for _ in 0..10 {
+        let mut vm = OneDevice::with_frontend(backend.connect_anew());
+        let (cookie, event) = vm.stall(0x1000);
+        vm.resume(&event);
+        assert_eq!(vm.source.answer(), (cookie, ResponseCode::Success));
+    }
+}

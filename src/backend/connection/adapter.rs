@@ -29,6 +29,7 @@ use crate::{
         instance::Backend,
         link::{EndsConnection, Link},
         rings::{vring::Vring, Memory, PortalChain, Rings},
+        shell::PolledPortal,
         state,
     },
     lock::lock,
@@ -119,8 +120,9 @@ impl Adapter {
 
     /// Works on one batch of chains. Returns whether there may be more.
     fn serve_portal(&self, rings: &Rings) -> bool {
-        let _work = self.backend.shell.portal_work.begin();
         let mut chains = lock(&self.portal);
+        // One thread at a time is here.
+        let _work = self.backend.shell.portal_work.begin();
         rings.take(PORTAL_BATCH, &mut chains);
         if chains.is_empty() {
             return false;
@@ -145,6 +147,23 @@ impl Adapter {
             self.link.fail(e);
         }
         result.is_ok()
+    }
+}
+
+impl PolledPortal for Adapter {
+    fn poll(&self) -> bool {
+        let rings = self.rings.get().filter(|_| !self.link.is_over());
+        let Some(rings) = rings.filter(|rings| rings.portal_waits()) else {
+            return false;
+        };
+        self.backend.shell.go_on_if_enabled();
+        self.serve_portal(rings);
+        true
+    }
+
+    fn rest(&self) -> bool {
+        let rings = self.rings.get().filter(|_| !self.link.is_over());
+        rings.is_some_and(Rings::ask_for_kicks)
     }
 }
 

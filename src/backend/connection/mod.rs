@@ -27,7 +27,8 @@ use vmm_sys_util::epoll::EventSet;
 
 use self::adapter::{Adapter, HELLO};
 use super::{
-    instance::Backend, link::Link, process::listener::Socket, rings::Memory, wait::wake::Wake,
+    instance::Backend, link::Link, process::listener::Socket, rings::Memory, shell::PolledPortal,
+    wait::wake::Wake,
 };
 use crate::error::Error;
 
@@ -57,6 +58,7 @@ impl Drop for Ending {
         self.link.end();
         // Events are kept for the next connection from now on.
         self.backend.shell.forget_rings();
+        self.backend.shell.forget_portal();
         // Ends the worker, so nothing of this connection runs when the next one starts.
         drop(self.daemon.take());
         // What is in it is the front end's, which may have gone; unless it is to be recovered.
@@ -127,6 +129,8 @@ fn serve(backend: &Arc<Backend>, link: &Arc<Link>, socket: &mut Socket) -> Resul
         .map_err(Error::system("Cannot create an eventfd"))?;
     let memory = Memory::new(GuestMemoryMmap::new());
     let adapter = Arc::new(adapter);
+    let polled: Arc<dyn PolledPortal> = adapter.clone();
+    backend.shell.poll_portal_of(Arc::downgrade(&polled));
     let mut daemon = Daemon::new("vsva".to_owned(), adapter.clone(), memory)?;
     for worker in daemon.get_epoll_handlers() {
         adapter.set_worker_epoll(worker.as_raw_fd());

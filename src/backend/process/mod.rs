@@ -112,7 +112,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     }
     let backend = Arc::new(Backend {
         shell: shell.clone(),
-        engine: Engine::start(shell, notifier.watchdog())?,
+        engine: Engine::start(shell, notifier.watchdog(), config.busy_poll)?,
         migration_blocking: config.migration_blocking,
         state_version: config.state_version,
         state_limit: state_limit(config.limits.max_devices, config.limits.max_pending),

@@ -170,7 +170,11 @@ impl<'a> Batch<'a> {
         self.store(FLAGS, 0, Ordering::Relaxed);
         // The wish must be visible before the index is read.
         fence(Ordering::SeqCst);
-        // A wrong index is no chain.
+        self.waits()
+    }
+
+    /// Whether a chain has been offered that has not been taken. A wrong index is none.
+    pub fn waits(&self) -> bool {
         self.offered().is_some_and(|end| end != self.next)
     }
 

@@ -155,6 +155,27 @@ impl Rings {
         }
     }
 
+    /// Whether the portal ring has chains, for somebody who looks again and again: the front end
+    /// need not kick until [`Self::ask_for_kicks`].
+    pub fn portal_waits(&self) -> bool {
+        let memory = self.memory.memory();
+        let mut ring = self.portal.get_mut();
+        begin(&mut ring, &memory).is_some_and(|batch| {
+            batch.silence();
+            batch.waits()
+        })
+    }
+
+    /// Nobody looks into the portal ring any more unless the front end kicks. Returns whether it
+    /// has chains for which there may be no kick.
+    pub fn ask_for_kicks(&self) -> bool {
+        let memory = self.memory.memory();
+        let mut ring = self.portal.get_mut();
+        // It may have been disabled meanwhile, and be enabled again.
+        Batch::begin(ring.get_queue_mut(), &memory)
+            .is_some_and(|mut batch| batch.more_after_asking())
+    }
+
     /// Gives chains of the portal ring back.
     pub fn complete(&self, chains: &[PortalChain]) -> PendingCall {
         let memory = self.memory.memory();

@@ -14,6 +14,11 @@ use crate::sys;
 /// Most descriptors that [`Poller::wait`] tells of at a time.
 pub const BATCH: usize = 32;
 
+/// [`Poller::wait`] ends when something is ready.
+pub const FOREVER: i32 = -1;
+/// It ends at once.
+pub const NOW: i32 = 0;
+
 /// An epoll instance.
 pub struct Poller(OwnedFd);
 
@@ -92,11 +97,11 @@ impl Poller {
         epoll::ctl(self.0.as_raw_fd(), op, fd.as_fd().as_raw_fd(), event)
     }
 
-    /// Waits until something is ready.
-    pub fn wait(&self, ready: &mut Vec<Ready>) -> io::Result<()> {
+    /// Waits until something is ready, [`FOREVER`] or not at all.
+    pub fn wait(&self, limit: i32, ready: &mut Vec<Ready>) -> io::Result<()> {
         let mut events = [Event { events: 0, data: 0 }; BATCH];
         ready.clear();
-        let count = match epoll::wait(self.0.as_raw_fd(), -1, &mut events) {
+        let count = match epoll::wait(self.0.as_raw_fd(), limit, &mut events) {
             Ok(count) => count,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => 0,
             Err(e) => return Err(e),
