@@ -6,6 +6,8 @@
 //!   `FOLDER/results.json`. With QUICK only a tenth of the rounds, to see that it works.
 //! - `vsva-bench drive SOCKET KIND COUNT` does something so many times to a back-end that runs, for
 //!   whoever counts meanwhile.
+//! - `vsva-bench steps saved|plain BURST COUNT` makes the core's steps for so many bursts of faults,
+//!   each saved in a recovery area or not, for whoever counts.
 //! - `vsva-bench floor KIND` is the other side of a floor.
 
 #![allow(missing_docs, reason = "a program")]
@@ -31,6 +33,11 @@ fn run(words: &[&str]) -> io::Result<()> {
         ["drive", socket, kind, count] => cases::drive(
             Path::new(socket),
             kind,
+            count.parse().map_err(io::Error::other)?,
+        ),
+        ["steps", kind, burst, count] => cases::steps(
+            kind,
+            burst.parse().map_err(io::Error::other)?,
             count.parse().map_err(io::Error::other)?,
         ),
         _ => Err(io::Error::other("see the beginning of main.rs")),

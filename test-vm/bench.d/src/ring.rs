@@ -97,6 +97,8 @@ pub struct Ring {
     /// The device has been told of the chains before it.
     kicked: u16,
     next_used: u16,
+    /// To look again and again instead of waiting for calls.
+    pub busy: bool,
     /// Tells the device of chains.
     pub kick: EventFd,
     /// Tells the driver of used chains; reading it waits.
@@ -164,6 +166,7 @@ impl Ring {
             next_available: 0,
             kicked: 0,
             next_used: 0,
+            busy: false,
             kick,
             call,
         })
@@ -260,7 +263,11 @@ impl Ring {
                 return Ok(head);
             }
             self.kick()?;
-            self.call.read()?;
+            if self.busy {
+                std::hint::spin_loop();
+            } else {
+                self.call.read()?;
+            }
         }
     }
 

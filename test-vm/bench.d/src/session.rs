@@ -342,7 +342,21 @@ impl Session {
         self.answer(device, event)?;
         self.kick()?;
         let mut response = [0; PAGE_RESPONSE_SIZE];
-        self.channels[device as usize].read_exact(&mut response)
+        loop {
+            match self.channels[device as usize].read_exact(&mut response) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => std::hint::spin_loop(),
+                result => return result,
+            }
+        }
+    }
+
+    /// Looks for events and responses again and again from now on, instead of waiting for them.
+    pub fn poll_busily(&mut self) -> io::Result<()> {
+        self.events.want_calls(false);
+        self.events.busy = true;
+        self.channels
+            .iter()
+            .try_for_each(|channel| channel.set_nonblocking(true))
     }
 
     /// So many faults at once, answered at once.

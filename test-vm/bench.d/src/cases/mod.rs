@@ -7,6 +7,7 @@ mod faults;
 mod memory;
 mod peers;
 mod portal;
+mod recovery;
 mod state;
 
 use std::{fs, io, path::Path, time::Instant};
@@ -42,6 +43,7 @@ pub fn measure(backend: &Path, folder: &Path, quick: usize) -> io::Result<()> {
     };
     let mut results = Results::default();
     faults::measure(&bench, &mut results);
+    recovery::measure(&bench, &mut results);
     portal::measure(&bench, &mut results);
     drain::measure(&bench, &mut results);
     state::measure(&bench, &mut results);
@@ -74,6 +76,12 @@ pub fn drive(socket: &Path, kind: &str, count: usize) -> io::Result<()> {
         }
     }
     session.completed()
+}
+
+/// Makes the core's steps for so many bursts of faults, for whoever counts meanwhile.
+pub fn steps(kind: &str, burst: usize, count: usize) -> io::Result<()> {
+    let mut steps = recovery::Steps::new(kind == "saved")?;
+    (0..count).try_for_each(|_| steps.relay(burst.min(BURST)))
 }
 
 /// What belongs to the list and is not measured by this program.
