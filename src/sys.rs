@@ -93,9 +93,9 @@ pub(crate) fn words<'a>(memory: &VolatileSlice<'a>) -> &'a [AtomicU64] {
     if !first.is_aligned() {
         return &[];
     }
-    // SAFETY: the slice is mapped, and writable, for 'a; it is aligned, and has as many whole words.
-    // Whoever else writes there is allowed for by atomic access, and nobody has another kind of
-    // reference to what is in it.
+    // SAFETY: the slice is mapped, and writable, for 'a; it is aligned, and has as many whole
+    // words. Whoever else writes there is allowed for by atomic access, and nobody has another kind
+    // of reference to what is in it.
     unsafe { std::slice::from_raw_parts(first, memory.len() / size_of::<AtomicU64>()) }
 }
 

@@ -5,8 +5,8 @@
 //! A thread makes steps of the core ([`SharedCore::step`]), then does what the core wants after
 //! them ([`Shell::follow`]), so nothing waits for another thread to wake up.
 //!
-//! Order of locks: the portal that is polled, portal, attach channel, channel reader, channel writer, channel table, rings,
-//! ring, core.
+//! Order of locks: the portal that is polled, portal, attach channel, channel reader, channel
+//! writer, channel table, rings, ring, core.
 
 use std::{
     hash::{BuildHasher, RandomState},

@@ -11,8 +11,8 @@
 //! until the step that takes them.
 //!
 //! While it lives the process goes by its own tables, not by the area: there it reads only what a
-//! word was before it changes it, for the undo list. So whoever else writes there changes nothing but
-//! what a later process finds, which believes none of it.
+//! word was before it changes it, for the undo list. So whoever else writes there changes nothing
+//! but what a later process finds, which believes none of it.
 
 pub mod area;
 pub mod error;

@@ -4,8 +4,8 @@
 //! log, the trace, and the figures and last events that the status socket shows.
 //!
 //! Every event passes through [`Events::happened`], or [`Events::happened_in_core`] if it is of the
-//! core, in the thread that made it. The latter is called with the core's lock held, so nothing here
-//! may wait or allocate.
+//! core, in the thread that made it. The latter is called with the core's lock held, so nothing
+//! here may wait or allocate.
 
 mod log_file;
 

@@ -6,8 +6,8 @@
 //!   `FOLDER/results.json`. With QUICK only a tenth of the rounds, to see that it works.
 //! - `vsva-bench drive SOCKET KIND COUNT` does something so many times to a back-end that runs, for
 //!   whoever counts meanwhile.
-//! - `vsva-bench steps saved|plain BURST COUNT` makes the core's steps for so many bursts of faults,
-//!   each saved in a recovery area or not, for whoever counts.
+//! - `vsva-bench steps saved|plain BURST COUNT` makes the core's steps for so many bursts of
+//!   faults, each saved in a recovery area or not, for whoever counts.
 //! - `vsva-bench floor KIND` is the other side of a floor.
 
 #![allow(missing_docs, reason = "a program")]
