@@ -28,6 +28,8 @@ const LIMIT: Duration = Duration::from_secs(2);
 const TOO_OFTEN: &str = "status 429";
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1100);
+/// Characters of what is wrong with an answer.
+const REASON_MAX: usize = 200;
 /// Longest answer that is read.
 const ANSWER_MAX: u64 = 16 << 20;
 
@@ -126,7 +128,13 @@ pub fn document(path: &Path) -> Result<Document, ClientError> {
         reason,
     };
     let body = body(&answer).map_err(wrong)?;
-    serde_json::from_slice(body).map_err(|e| wrong(e.to_string()))
+    parse(body).map_err(wrong)
+}
+
+/// What is wrong with it goes to a terminal, and may quote it.
+fn parse(body: &[u8]) -> Result<Document, String> {
+    let error = |e: serde_json::Error| printable::beginning(&e.to_string(), REASON_MAX);
+    serde_json::from_slice(body).map_err(error)
 }
 
 /// Asks one for the trace of its last events. Another one may have just done so.
@@ -211,5 +219,23 @@ pub fn body(answer: &[u8]) -> Result<&[u8], String> {
         }
         Ok(httparse::Status::Partial) => Err("the answer ends too early".to_owned()),
         Err(e) => Err(e.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_answer_that_is_wrong_brings_nothing_to_the_terminal_but_a_line() {
+        let phase = format!(r"\u001b[31m\n{}", "x".repeat(1000));
+        let body = format!(
+            r#"{{"version":1,"program":"x","pid":1,"uptime_s":0,"connected":true,"connections":0,
+            "resets":0,"phase":"{phase}"}}"#
+        );
+        let reason = parse(body.as_bytes()).unwrap_err();
+        assert!(reason.starts_with("unknown variant `[31mxxx"), "{reason}");
+        assert_eq!(reason.chars().count(), REASON_MAX);
+        assert!(!reason.contains(char::is_control), "{reason}");
     }
 }
