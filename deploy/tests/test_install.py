@@ -19,6 +19,7 @@ SHARE = "usr/share/vhost-user-vsva"
 RULE = "  /usr/local/bin/qemu-system-aarch64 PUx,\n"
 PROGRAMS = {
     BACKEND: 0o755,
+    "usr/bin/vsva-check-device": 0o755,
     "usr/bin/vsva-check-host": 0o755,
     "usr/bin/vsva-domain": 0o755,
     "usr/bin/vsva-upgrade": 0o755,

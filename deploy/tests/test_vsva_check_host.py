@@ -608,5 +608,34 @@ class Program(unittest.TestCase):
         self.assertIn("FAIL  destination: --max-pending is 1 there", output)
 
 
+class DeviceCheck(unittest.TestCase):
+    ADDRESS = "0000:0A:00.0"
+
+    def check(self, printed, errors=""):
+        done = mock.Mock(stdout=printed, stderr=errors)
+        with (
+            mock.patch.object(check_host, "run", return_value=done) as run,
+            mock.patch.object(check_host, "CHECKS", {}),
+        ):
+            report = check_host.Report(io.StringIO())
+            check_host.check_host("qemu", report, [self.ADDRESS])
+        self.assertTrue(run.call_args.args[0].endswith("libvirt/vsva-check-device"))
+        self.assertEqual(run.call_args.args[1:], ("--json", "--", self.ADDRESS))
+        return report.failed
+
+    def test_device_that_can_be_passed_through_is_one_good_check(self):
+        self.assertEqual(self.check(json.dumps({"0000:0a:00.0": {"failed": {}}})), {})
+
+    def test_device_that_cannot_fails_with_what_it_lacks(self):
+        failed = self.check(json.dumps({"0000:0a:00.0": {"failed": {"PASID": "none"}}}))
+        self.assertEqual(failed, {f"device {self.ADDRESS}": "PASID: none"})
+
+    def test_device_check_without_answer_fails_with_the_reason(self):
+        for printed in ("", "{}", "[]", '{"0000:0a:00.0": 1}'):
+            with self.subTest(printed):
+                failed = self.check(printed, "not an address")
+                self.assertIn("not an address", failed[f"device {self.ADDRESS}"])
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -118,7 +118,7 @@ def c_literals():
 
 # deploy/.
 
-PYTHON = ("qemu-hook", "vsva-check-host", "vsva-domain", "vsva-upgrade")
+PYTHON = ("qemu-hook", "vsva-check-device", "vsva-check-host", "vsva-domain", "vsva-upgrade")
 SHELL_PROGRAMS = ("deploy/install", "deploy/debian/prerm", "deploy/debian/postinst")
 SHELL = re.compile(r'(?:\bfail|\becho) "((?:[^"\\]|\\.)*)"(?P<stderr> >&2)?')
 

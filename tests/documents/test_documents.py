@@ -23,6 +23,7 @@ WIDE_BY_NATURE = re.compile(r"^ *//! \||^ +Clone, Copy, Debug, .*,$|^ +:avocado:
 HELP = {
     "vhost-user-vsva": lambda: backend(),
     "vsva-domain": lambda: ["python3", "deploy/libvirt/vsva-domain", "add"],
+    "vsva-check-device": lambda: ["python3", "deploy/libvirt/vsva-check-device"],
     "vsva-check-host": lambda: ["python3", "deploy/libvirt/vsva-check-host"],
     "vsva-upgrade": lambda: ["python3", "deploy/libvirt/vsva-upgrade"],
 }
@@ -54,6 +55,7 @@ FOREIGN_MESSAGES = {
 NOT_FOR_OPERATORS = {
     "src/frontend/": "a library: its errors go to the author of the program that uses it",
     "deploy/libvirt/vsva-check-host": "it says with each of them what to do",
+    "deploy/libvirt/vsva-check-device": "the same",
     "deploy/libvirt/vsva-upgrade": "the same",
 }
 SAYS_NOTHING_BY_ITSELF = {

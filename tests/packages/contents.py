@@ -31,6 +31,7 @@ PAGES = {
     "man1/vhost-user-vsva-report.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva", "report"],
     "man1/vhost-user-vsva-trace.1": ["usr/libexec/vhost-user-vsva/vhost-user-vsva", "trace"],
     "man1/vsva-domain.1": ["usr/bin/vsva-domain", "add"],
+    "man8/vsva-check-device.8": ["usr/bin/vsva-check-device"],
     "man8/vsva-check-host.8": ["usr/bin/vsva-check-host"],
     "man8/vsva-upgrade.8": ["usr/bin/vsva-upgrade"],
 }
@@ -45,6 +46,7 @@ COMPLETIONS = {
 COMPLETED = {
     "usr/libexec/vhost-user-vsva/vhost-user-vsva": ([], ["status"], ["report"], ["trace"]),
     "usr/bin/vsva-domain": (["add"], ["update"], ["remove"]),
+    "usr/bin/vsva-check-device": ([],),
     "usr/bin/vsva-check-host": ([],),
     "usr/bin/vsva-upgrade": ([],),
 }

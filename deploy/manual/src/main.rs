@@ -172,6 +172,7 @@ fn rest() -> Roff {
         ("vhost-user-vsva-status", "(1), "),
         ("vhost-user-vsva-trace", "(1), "),
         ("vsva-domain", "(1), "),
+        ("vsva-check-device", "(8), "),
         ("vsva-check-host", "(8)"),
     ]));
     page.control("PP", [])
