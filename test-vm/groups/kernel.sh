@@ -13,6 +13,7 @@ needs()
 	RIG_KERNEL_ARM64=$(rig_kernel arm64 "$RIG_TOOLCHAIN")/kernel
 	RIG_KERNEL_X86=$(rig_kernel x86_64 "$RIG_TOOLCHAIN")/kernel
 	RIG_EMULATORS=$(rig_emulators)
+	RIG_PYTHON=$(rig_python)/root
 	RIG_ARM64=$(rig_programs_arm64 "$RIG_TOOLCHAIN")
 	RIG_NATIVE=$(rig_programs_native)
 	RIG_QEMU=$(qemu_patched)/build/qemu-system-aarch64
@@ -22,13 +23,19 @@ needs()
 # rig_run NAME ARGUMENT...: one machine; a result for each of its checks
 rig_run()
 {
-	local name=$1 out=$VSVA_OUT/kernel/$1 status=0 word check note
+	rig_script run.d "$@"
+}
 
-	shift
+# rig_script SCRIPT NAME ARGUMENT...
+rig_script()
+{
+	local script=$1 name=$2 out=$VSVA_OUT/kernel/$2 status=0 word check note
+
+	shift 2
 	rm -rf "$out"
 	mkdir -p "$out"
 	step kernel "$name" "booting"
-	python3 "$RIG/run.d" --out "$out" "$@" >"$out/report" 2>&1 </dev/null || status=$?
+	python3 -B "$RIG/$script" --out "$out" "$@" >"$out/report" 2>&1 </dev/null || status=$?
 	cat "$out/report" >&2
 	while IFS=$'\t' read -r word check note; do
 		result "$word" "$name $check" "$note"
@@ -118,6 +125,8 @@ run()
 	for defect in attach-without-sva stall-during-detach; do
 		rig_run "$defect" "${nested[@]}" --defect "$defect"
 	done
+	rig_script run.d/check_device.py check-device --qemu "$RIG_QEMU" --kernel "$RIG_KERNEL_ARM64" \
+		--python "$RIG_PYTHON"
 	rig_kernel_tests "${nested[@]}"
 	rig_user_tests
 }

@@ -49,6 +49,13 @@ rig_emulators()
 		"$VSVA_TEST_VM/lib/debs.sh")" rig-emulators
 }
 
+# A folder with root, in which is Debian's Python for arm64.
+rig_python()
+{
+	cache_make arm64-python "$(digest_files "$VSVA_TEST_VM/make/arm64-python" \
+		"$VSVA_TEST_VM/lib/debs.sh")" arm64-python
+}
+
 # A folder with root, in which the kernels and arm64 programs are built.
 rig_toolchain()
 {
@@ -62,6 +69,7 @@ rig_prefetch()
 		rust_fetch &
 		rig_source >/dev/null &
 		rig_emulators >/dev/null &
+		rig_python >/dev/null &
 		wait
 	) &
 }
