@@ -306,7 +306,8 @@ class Options(FakeHost):
 
 class Kernel(FakeHost):
     def fail(self, name, number):
-        self.answers[name] = {"errno": errno.errorcode[number], "text": os.strerror(number)}
+        named = check_device.errno_name(OSError(number, ""))
+        self.answers[name] = {"errno": named, "text": os.strerror(number)}
 
     def set_idr(self, register, at, bits, value):
         idr = list(IDR)
@@ -327,7 +328,18 @@ class Kernel(FakeHost):
             with self.subTest(name, errno=number):
                 self.answers = {**ANSWERS}
                 self.fail(name, number)
-                self.assert_fails(check, f"{name} failed: {errno.errorcode[number]}")
+                self.assert_fails(check, f"{name} failed: {self.answers[name]['errno']}")
+
+    def test_host_without_nesting_is_told_what_it_needs(self):
+        for name, text in (
+            ("NEST_PARENT", "no stage 2 in which the guest's page tables can be nested"),
+            ("IOMMU_VIOMMU_ALLOC", "CONFIG_ARM_SMMU_V3_IOMMUFD, and an SMMUv3 with both stages"),
+        ):
+            with self.subTest(name):
+                self.answers = {**ANSWERS}
+                self.fail(name, errno.EOPNOTSUPP)
+                self.assert_fails("nesting", f"{name} failed: EOPNOTSUPP")
+                self.assertIn(text, self.report)
 
     def test_each_id_register_that_is_wanted_is_looked_at(self):
         for register, at, bits, value, text in (
