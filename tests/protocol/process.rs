@@ -71,6 +71,8 @@ fn test_option_with_a_wrong_value_is_answered_with_those_that_it_may_have() {
         ),
         (&["--seccomp=maybe"], "none, kill, log, trap"),
         (&["--sandbox=maybe"], "landlock, none"),
+        (&["--busy-poll-us=1001"], "from 0 to 1000"),
+        (&["--busy-poll-us=x"], "from 0 to 1000"),
         (&["--fd=x"], "from 0 to 2147483647"),
         (&["--fd=-1"], "from 0 to 2147483647"),
         (&["--max-devices=many"], "from 1 to 256"),
