@@ -109,7 +109,7 @@ pub struct Args {
 
     /// Look for the next fault and for answers for so many microseconds before waiting to be woken,
     /// 0 to 1000. It costs a core meanwhile.
-    #[arg(long, value_name = "US", default_value_t = 0, value_parser = number(0, 1000))]
+    #[arg(long, value_name = "US", default_value_t = 0, value_parser = number(0_u16, 1000))]
     pub busy_poll_us: u16,
 
     /// What to do about a system call that this program does not need.
