@@ -142,7 +142,7 @@ impl PageRequests {
         let buckets = capacity.next_power_of_two() as usize;
         Self {
             // Not touched before they are used.
-            buckets: <[List<_>]>::new_box_zeroed_with_elems(buckets)
+            buckets: <[List<BY_REQUEST>]>::new_box_zeroed_with_elems(buckets)
                 .unwrap_or_else(|_| vec![List::new(); buckets].into_boxed_slice()),
             seed: 0,
         }

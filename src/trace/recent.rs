@@ -54,7 +54,7 @@ impl<const N: usize> Ring<N> {
     fn new() -> Self {
         Ring {
             // Not touched before it is used.
-            cells: <[Cell<_>]>::new_box_zeroed_with_elems(N).unwrap_or_default(),
+            cells: <[Cell<{ WORDS + 1 }>]>::new_box_zeroed_with_elems(N).unwrap_or_default(),
             next: AtomicU64::new(0),
         }
     }
